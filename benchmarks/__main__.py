@@ -1,0 +1,43 @@
+"""`make bench`: run all benchmarks, print a table, write benchmarks/results/latest.json."""
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.fleet import running_worker
+from benchmarks.jobs import enqueue_to_result, lines_lost, raw_cycle
+from benchmarks.measure import Figure
+
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+ROUNDS = 20
+
+
+def main() -> None:
+    with running_worker() as queue:
+        floor = raw_cycle(ROUNDS)
+        figures = [floor]
+        figures += [enqueue_to_result(language, queue, ROUNDS, floor) for language in ("bash", "python", "node")]
+        figures.append(lines_lost(500_000, queue))
+    show(figures)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps([figure.as_dict() for figure in figures], indent=2) + "\n")
+    sys.stdout.write(f"written to {RESULTS}\n")
+
+
+def show(figures: list[Figure]) -> None:
+    table = Table(box=None, header_style="bold")
+    for column in ("figure", "p50", "p95", "unit", "n", "beside the floor"):
+        table.add_column(column)
+    for figure in figures:
+        ratio = f"{figure.ratio:.2f}" if figure.ratio is not None else ""
+        table.add_row(figure.name, f"{figure.p50:.4g}", f"{figure.p95:.4g}", figure.unit, str(figure.count), ratio)
+    console = Console(highlight=False)
+    console.width = max(console.width, 100)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

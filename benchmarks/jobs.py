@@ -1,0 +1,55 @@
+"""What a job costs: from enqueueing to its result, beside the engine's own calls for the same container."""
+
+import docker
+
+from benchmarks.measure import Figure, figure, timed_ms
+from cronium_worker import execute_job, follow
+from cronium_worker.engine.spec import NETWORK_NAME
+from cronium_worker.settings import get_settings
+
+ECHO = {"bash": "echo hi", "python": "print('hi')", "node": "console.log('hi')"}
+TIMEOUT_S = 120
+
+
+def raw_cycle(rounds: int) -> Figure:
+    """The floor: create, attach, start, read to the end, wait, remove on the same network; nothing else."""
+    api = docker.APIClient(version="auto", timeout=TIMEOUT_S)
+    image = next(name for name in get_settings().images.candidates("bash") if api.images(name))
+    config = {
+        "Image": image,
+        "Cmd": ["bash", "-c", "echo hi"],
+        "HostConfig": {"NetworkMode": NETWORK_NAME, "Memory": 2**29, "CpuQuota": 50_000, "CpuPeriod": 100_000},
+    }
+
+    def cycle() -> None:
+        container = api.create_container_from_config(config)["Id"]
+        output = api.attach(container, stream=True)
+        api.start(container)
+        if b"".join(output) != b"hi\n":
+            raise RuntimeError("the raw cycle lost its output")
+        api.wait(container)
+        api.remove_container(container, force=True)
+
+    samples = timed_ms(cycle, rounds)
+    api.close()
+    return figure("raw API cycle of echo (floor)", "ms", samples)
+
+
+def enqueue_to_result(language: str, queue: str, rounds: int, floor: Figure) -> Figure:
+    """`execute_job.delay(job).get()` of an echo, with default limits on the isolated network."""
+    job = {"script": {"type": language, "content": ECHO[language]}, "queue": queue}
+    samples = timed_ms(lambda: execute_job.delay(job).get(timeout=TIMEOUT_S), rounds)
+    return figure(f"enqueue → result, {language} echo, cold", "ms", samples, floor)
+
+
+def lines_lost(lines: int, queue: str) -> Figure:
+    """Numbered lines as fast as Python prints them; how many are missing or out of order in the stream."""
+    content = f"import sys\nfor n in range({lines}): sys.stdout.write(f'{{n:099d}}\\n')"
+    resources = {"cpu": get_settings().maxima.cpu}
+    job_id = execute_job.delay(
+        {"script": {"type": "python", "content": content}, "queue": queue, "resources": resources}
+    ).id
+    text = "".join(event["data"] for event in follow(job_id) if event["type"] == "log")
+    seen = [int(line) for line in text.splitlines()]
+    lost = lines - sum(1 for expected, line in zip(range(lines), seen, strict=False) if expected == line)
+    return figure(f"lines lost of {lines}", "lines", [float(lost)])

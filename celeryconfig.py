@@ -1,0 +1,1 @@
+cronium_worker/celeryconfig.py

@@ -1,0 +1,55 @@
+"""The command `cronium`: its groups, and errors as one line."""
+
+import sys
+
+import click
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from cronium_worker import __version__
+from cronium_worker.cli.doctor import doctor
+from cronium_worker.cli.jobs import cancel, logs, ps, result, status
+from cronium_worker.cli.operate import config, drain, hosts, images, worker
+from cronium_worker.cli.run import run
+from cronium_worker.errors import CroniumError, validation_message
+
+_FAILURE = 1
+_INFRASTRUCTURE = 125
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cronium")
+def cli() -> None:
+    """Run scripts on a fleet of Docker hosts, each alone in a locked-down container.
+
+    \b
+    Example:
+      cronium run hello.py --input '{"name": "Ada"}'
+    """
+
+
+for command in (run, logs, status, result, cancel, ps, hosts, drain, worker, images, doctor, config):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The console script. An error that a user can mend is one line on stderr."""
+    try:
+        # Without standalone mode Click returns the exit code of an Exit.
+        sys.exit(cli.main(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except ValidationError as error:
+        _fail(validation_message(error), _FAILURE)
+    except CroniumError as error:
+        _fail(str(error), _FAILURE)
+    except RedisError as error:
+        _fail(f"Redis: {error}; check CRONIUM_REDIS_URL, or run `cronium doctor`", _INFRASTRUCTURE)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"cronium: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,144 @@
+"""The container of a job as the Engine API wants it. Pure: from job, settings and paths to one dict.
+
+Keys and meanings: `POST /containers/create` of the Engine API v1.41. Why each value is what it is: docs/security.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cronium_worker.models import Network, Resources, ScriptType
+from cronium_worker.settings import Settings
+
+NETWORK_NAME = "cronium-execution"
+CONTROL_DIRECTORY = "/run/cronium"
+LAUNCHER = f"{CONTROL_DIRECTORY}/launcher.sh"
+INTERPRETERS: dict[ScriptType, str] = {"bash": "bash", "python": "python3", "node": "node"}
+
+_CPU_PERIOD_US = 100_000
+_SHM_BYTES = 64 * 1024 * 1024
+# Where each directory of the workspace is mounted, and whether the job may write there.
+_MOUNTS = {
+    "scratch": ("/workspace", True),
+    "scripts": ("/workspace/scripts", False),
+    "data": ("/workspace/data", True),
+    "output": ("/workspace/output", True),
+    "tmp": ("/tmp", True),  # noqa: S108 - a path inside the container
+    "control": (CONTROL_DIRECTORY, False),
+}
+_ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "CRONIUM_EXECUTION_MODE": "container"}  # noqa: S108
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxSpec:
+    """What must be known before a container is made: nothing of it is a user's data."""
+
+    sandbox_id: str
+    script_type: ScriptType
+    image: str
+    workspace: Path
+    resources: Resources
+    network: Network
+    device: str | None = None  # of the block device behind the workspace, for the I/O limit
+    seccomp: str | None = None  # the profile's JSON text; None: the engine's default
+    job_labels: Mapping[str, str]
+
+
+def container_config(spec: SandboxSpec, settings: Settings) -> dict[str, Any]:
+    """The body of the create call."""
+    mode = NETWORK_NAME if spec.network.mode == "isolated" else spec.network.mode
+    return {
+        "Image": spec.image,
+        "Entrypoint": ["/sbin/tini", "-g", "--"],
+        "Cmd": ["/bin/sh", LAUNCHER, INTERPRETERS[spec.script_type]],
+        "User": settings.container_user,
+        "WorkingDir": "/workspace",
+        "Env": [f"{name}={value}" for name, value in _ENVIRONMENT.items()],
+        "Labels": {
+            "cronium.fleet": settings.fleet,
+            "cronium.host": settings.host_name,
+            "cronium.sandbox": spec.sandbox_id,
+            "cronium.script.type": spec.script_type,
+            **spec.job_labels,
+        },
+        "AttachStdin": False,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "OpenStdin": False,
+        "Tty": False,
+        "Healthcheck": {"Test": ["NONE"]},
+        "StopSignal": "SIGTERM",
+        "NetworkDisabled": mode == "none",
+        "HostConfig": {
+            **_isolation(settings, spec.seccomp),
+            **_limits(spec.resources, spec.device),
+            "NetworkMode": mode,
+            "Dns": [str(address) for address in spec.network.dns],
+            "ExtraHosts": [f"{name}:{address}" for name, address in spec.network.extra_hosts.items()],
+            "Mounts": [_mount(spec.workspace / name, *target) for name, target in _MOUNTS.items()],
+            "LogConfig": _log_config(settings),
+            "AutoRemove": False,
+            "RestartPolicy": {"Name": "no"},
+        },
+    }
+
+
+def _mount(source: Path, target: str, writable: bool) -> dict[str, Any]:
+    return {
+        "Type": "bind",
+        "Source": str(source),
+        "Target": target,
+        "ReadOnly": not writable,
+        "BindOptions": {"Propagation": "rprivate"},
+    }
+
+
+def _isolation(settings: Settings, seccomp: str | None) -> dict[str, Any]:
+    security = settings.security
+    options = ["no-new-privileges:true"]
+    if seccomp is not None:
+        options.append(f"seccomp={seccomp}")
+    if security.apparmor_profile:
+        options.append(f"apparmor={security.apparmor_profile}")
+    if security.selinux_label:
+        options.append(f"label={security.selinux_label}")
+    isolation: dict[str, Any] = {
+        "Privileged": False,
+        "CapAdd": [],
+        "CapDrop": ["ALL"],
+        "SecurityOpt": options,
+        "ReadonlyRootfs": True,
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
+        "PublishAllPorts": False,
+        "ShmSize": _SHM_BYTES,
+        "OomScoreAdj": 500,
+        "Ulimits": [
+            {"Name": "nofile", "Soft": 4096, "Hard": 4096},
+            {"Name": "core", "Soft": 0, "Hard": 0},
+        ],
+    }
+    if security.runtime:
+        isolation["Runtime"] = security.runtime
+    return isolation
+
+
+def _limits(resources: Resources, device: str | None) -> dict[str, Any]:
+    limits: dict[str, Any] = {
+        "CpuPeriod": _CPU_PERIOD_US,
+        "CpuQuota": max(1000, round(resources.cpu * _CPU_PERIOD_US)),  # the kernel's minimum is 1 ms
+        "Memory": resources.memory,
+        "MemorySwap": resources.memory,
+        "PidsLimit": resources.pids,
+    }
+    if device is not None:
+        rate = [{"Path": device, "Rate": resources.disk_io}]
+        limits |= {"BlkioDeviceReadBps": rate, "BlkioDeviceWriteBps": rate}
+    return limits
+
+
+def _log_config(settings: Settings) -> dict[str, Any]:
+    # Sized so that no rotation happens within the job's cap, with room for what the driver adds to each line.
+    size = 4 * settings.log.max_bytes + 1024 * 1024
+    return {"Type": settings.log.driver, "Config": {"max-size": str(size), "max-file": "2"}}

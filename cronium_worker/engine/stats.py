@@ -1,0 +1,137 @@
+"""What a container has used, read from the host's cgroup and network files.
+
+The files are opened while the container lives and read again when its first process is gone: the kernel keeps
+the counters until the engine removes the cgroup some milliseconds later, so that the totals of a container
+that ran for a millisecond are exact, too. (The engine's own stats are all zero after the end.)
+Formats: Documentation/admin-guide/cgroup-v1/*.rst and cgroup-v2.rst of the kernel, proc(5) for net/dev.
+"""
+
+import os
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from cronium_worker.models import Metrics
+
+_V1_FILES = {
+    "cpu": ("cpuacct", "cpuacct.usage"),
+    "memory": ("memory", "memory.max_usage_in_bytes"),
+    "pids": ("pids", "pids.peak"),
+    "io": ("blkio", "blkio.throttle.io_service_bytes_recursive"),
+    "oom": ("memory", "memory.oom_control"),
+}
+_V2_FILES = {
+    "cpu": "cpu.stat",
+    "memory": "memory.peak",
+    "pids": "pids.peak",
+    "io": "io.stat",
+    "oom": "memory.events",
+}
+
+
+class UsageReader:
+    """Counters of one container by its first process. Where a file is not to be had, its figure is None;
+    without a pid, all are."""
+
+    def __init__(
+        self, pid: int | None, *, proc: Path = Path("/proc"), cgroup_root: Path = Path("/sys/fs/cgroup")
+    ) -> None:
+        self._files: dict[str, int] = {}
+        if pid is None:
+            return
+        with ExitStack() as on_error:
+            on_error.callback(self.close)
+            for name, path in _paths(pid, proc, cgroup_root).items():
+                with suppress(OSError):
+                    self._files[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            on_error.pop_all()
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _text(self, name: str) -> str:
+        try:
+            return os.pread(self._files[name], 65536, 0).decode("ascii", "replace")
+        except (KeyError, OSError):
+            return ""
+
+    def oom_kills(self) -> int:
+        """How many processes of the container the kernel killed for want of memory."""
+        return _field(self._text("oom"), "oom_kill") or 0
+
+    def read(self) -> Metrics:
+        cpu = self._text("cpu")
+        usage_us = _field(cpu, "usage_usec")  # v2; v1 has one number in nanoseconds
+        cpu_seconds = usage_us / 1e6 if usage_us is not None else _number(cpu, scale=1e9)
+        received, sent = _network(self._text("net"))
+        read, written = _disk(self._text("io"))
+        return Metrics(
+            cpu_seconds=cpu_seconds,
+            memory_peak_bytes=_integer(self._text("memory")),
+            pids_peak=_integer(self._text("pids")),
+            network_rx_bytes=received,
+            network_tx_bytes=sent,
+            disk_read_bytes=read,
+            disk_write_bytes=written,
+        )
+
+
+def _paths(pid: int, proc: Path, cgroup_root: Path) -> dict[str, Path]:
+    paths = {"net": proc / str(pid) / "net" / "dev"}
+    try:
+        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+    except OSError:
+        return paths
+    groups: dict[str, str] = {}
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        groups |= dict.fromkeys(controllers.split(","), group.lstrip("/"))
+    if set(groups) == {""}:
+        return paths | {name: cgroup_root / groups[""] / file for name, file in _V2_FILES.items()}
+    for name, (controller, file) in _V1_FILES.items():
+        if controller in groups:
+            paths[name] = cgroup_root / controller / groups[controller] / file
+    return paths
+
+
+def _field(text: str, name: str) -> int | None:
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == name and value.isdigit():
+            return int(value)
+    return None
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if text.strip().isdigit() else None
+
+
+def _number(text: str, *, scale: float) -> float | None:
+    value = _integer(text)
+    return None if value is None else value / scale
+
+
+def _network(text: str) -> tuple[int | None, int | None]:
+    """Bytes received and sent over all interfaces but the loopback."""
+    rows = [line.replace(":", " ").split() for line in text.splitlines()[2:]]
+    outside = [row for row in rows if len(row) >= 10 and row[0] != "lo"]
+    if not rows:
+        return None, None
+    return sum(int(row[1]) for row in outside), sum(int(row[9]) for row in outside)
+
+
+def _disk(text: str) -> tuple[int | None, int | None]:
+    """Bytes read and written: v1 `8:0 Read 4096` a line, v2 `8:0 rbytes=4096 wbytes=0 …`."""
+    if not text:
+        return None, None
+    read = written = 0
+    for line in text.splitlines():
+        words = line.split()
+        pairs = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+        read += int(pairs.get("rbytes", 0))
+        written += int(pairs.get("wbytes", 0))
+        if len(words) == 3 and words[1] == "Read":
+            read += int(words[2])
+        if len(words) == 3 and words[1] == "Write":
+            written += int(words[2])
+    return read, written

@@ -1,0 +1,141 @@
+"""The one tree of exceptions.
+
+CroniumError
+├── ConfigurationError      a setting or this machine is not fit; one line for the operator
+├── ImageBuildError         a runner image could not be built
+├── JobNotFound             no record of that id
+├── JobConflict             the id is taken by another job
+├── JobFailed               the job ended other than `completed`; `.result` has everything
+├── ClaimLost               this worker no longer owns the attempt; it must write nothing more
+└── Fault                   an attempt ended for a typed reason: becomes the result's `error`
+    ├── InvalidJob
+    ├── ImagePullError
+    ├── ContainerCreateError
+    ├── ContainerStartError
+    ├── NetworkError
+    ├── DaemonError
+    ├── Cancelled
+    └── OutputError
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
+
+from cronium_worker.models import ErrorInfo, ErrorType, JobResult
+
+
+class CroniumError(Exception):
+    """Base of all of this package's exceptions."""
+
+
+class ConfigurationError(CroniumError):
+    """A setting or a part of this machine is missing or wrong; the message names it and the remedy."""
+
+
+class ImageBuildError(CroniumError):
+    """A base or runner image could not be built; the message has the end of the build's output."""
+
+
+class JobNotFound(CroniumError):
+    """There is no record of this job: the id is wrong, or its time to live is over."""
+
+
+class JobConflict(CroniumError):
+    """A different job with the same id is registered."""
+
+
+class ClaimLost(CroniumError):
+    """The record is no longer this worker's: its fencing token is not the current one."""
+
+
+class JobFailed(CroniumError):
+    """A job ended as `failed`, `timeout` or `cancelled`.
+
+    Its only argument is the result as a dict, so that Celery's JSON result backend can carry it.
+    """
+
+    def __init__(self, result: JobResult | Mapping[str, Any]) -> None:
+        data = result.model_dump(mode="json") if isinstance(result, JobResult) else dict(result)
+        super().__init__(data)
+
+    @property
+    def result(self) -> JobResult:
+        return JobResult.model_validate(self.args[0])
+
+    def __str__(self) -> str:
+        result = self.result
+        reason = result.error.message if result.error else "no reason recorded"
+        return f"job {result.job_id} {result.status}: {reason}"
+
+    def __repr__(self) -> str:
+        result = self.result
+        return f"JobFailed({result.job_id!r}, {result.status!r})"
+
+
+class Fault(CroniumError):
+    """Why an attempt ended. `retryable` faults are the fleet's own and are tried again by the worker."""
+
+    type: ClassVar[ErrorType]
+
+    def __init__(self, message: str, *, retryable: bool = False, **details: Any) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.details = details
+
+    def info(self) -> ErrorInfo:
+        return ErrorInfo(type=self.type, message=str(self), retryable=self.retryable, details=dict(self.details))
+
+
+class InvalidJob(Fault):
+    """The worker's own check refused the job: its producer checked by other rules, or not at all."""
+
+    type = "validation"
+
+
+class ImagePullError(Fault):
+    type = "image_pull"
+
+
+class ContainerCreateError(Fault):
+    type = "container_create"
+
+
+class ContainerStartError(Fault):
+    type = "container_start"
+
+
+class NetworkError(Fault):
+    type = "network"
+
+
+class DaemonError(Fault):
+    """The Docker Engine did not answer, or answered with an error of its own."""
+
+    type = "daemon"
+
+
+class Cancelled(Fault):
+    type = "cancelled"
+
+
+class OutputError(Fault):
+    """The files that the script left as its output are not what they must be."""
+
+    type = "output"
+
+
+def validation_message(error: ValidationError, *, prefix: str = "") -> str:
+    """One line for a user: each wrong field with its reason, never its value.
+
+    With a `prefix` the fields are written as environment variables (`CRONIUM_LOG__DRIVER`).
+    """
+    parts = []
+    for detail in error.errors(include_url=False, include_input=False):
+        path = [str(part) for part in detail["loc"][:4]]
+        name = prefix + "__".join(path).upper() if prefix else ".".join(path)
+        unknown = detail["type"] == "extra_forbidden"
+        reason = "unknown field" if unknown else detail["msg"].removeprefix("Value error, ")
+        parts.append(f"{name}: {reason}" if name else reason)
+    return "; ".join(parts)

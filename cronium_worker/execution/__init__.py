@@ -1,0 +1,1 @@
+"""A job's life on one host, from its claim to its terminal status. Knows no Celery."""

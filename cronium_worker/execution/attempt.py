@@ -1,0 +1,224 @@
+"""One attempt of a job, from its claim to its outcome. `Attempt.run` is the way of a job, top to bottom."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from cronium_worker.engine.client import ContainerState
+from cronium_worker.engine.images import ImageManager
+from cronium_worker.errors import (
+    Cancelled,
+    ContainerStartError,
+    DaemonError,
+    Fault,
+    InvalidJob,
+    validation_message,
+)
+from cronium_worker.execution.follow import Follower, Watch
+from cronium_worker.execution.joblog import JobLog
+from cronium_worker.execution.sandbox import Host, Sandbox
+from cronium_worker.execution.signals import CancelToken, Wake
+from cronium_worker.fleet.events import now_iso, progress_body, status_body
+from cronium_worker.fleet.store import Claim, JobStore
+from cronium_worker.fleet.writer import LogWriter
+from cronium_worker.masking import Masker
+from cronium_worker.models import ErrorInfo, FinalStatus, Job, JobResult, LogSummary, Metrics, Output, Timings
+from cronium_worker.policy import admit, image_candidates
+from cronium_worker.workspace.collection import Limits, collect
+
+logger = logging.getLogger(__name__)
+
+END_TIMEOUT_S = 30
+_SIGKILL_EXIT = 137
+
+
+class Attempt:
+    """Runs one attempt and says how it ended. It does not write the end: that is the runner's decision."""
+
+    def __init__(self, host: Host, store: JobStore, images: ImageManager, claim: Claim, token: CancelToken) -> None:
+        self._host = host
+        self._store = store
+        self._images = images
+        self._claim = claim
+        self._token = token
+        self._masker = Masker(claim.job.secrets.values())
+        self._image: str | None = None
+        self._started_at: str | None = None
+        self._metrics = Metrics()
+        self._log = LogSummary()
+        self._exit_code: int | None = None
+        self._output = Output()
+        self._timings = {"queue_s": _seconds_since(claim.queued_at)}
+
+    def run(self) -> JobResult:
+        """The outcome, whatever it is. Raises ClaimLost and redis errors only."""
+        error: ErrorInfo | None = None
+        with ExitStack() as cleanup:
+            try:
+                with self._phase("setup_s"):
+                    job = self._admit()
+                    self._image = self._ensure_image(job)
+                    sandbox = Sandbox.create(self._host, job=job, attempt=self._claim.attempt, image=self._image)
+                    cleanup.callback(sandbox.destroy)
+                    self._announce_running()
+                with self._phase("run_s"):
+                    sandbox.release(job, attempt=self._claim.attempt)
+                    watch = self._follow(sandbox, job)
+                    state = self._end(sandbox)
+                with self._phase("collect_s"):
+                    sandbox.destroy_container()
+                    output_error = self._collect(sandbox)
+                error = self._judge(job, watch, state) or output_error
+            except Fault as fault:
+                error = fault.info()
+        return self._result(error)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._timings[name] = time.monotonic() - started
+
+    def _admit(self) -> Job:
+        """The caller's own check may have been another version's, or none at all."""
+        if self._claim.cancel_requested:
+            self._token.cancel()
+        self._raise_if_cancelled()
+        try:
+            return admit(self._claim.job, self._host.settings)
+        except ValidationError as error:
+            raise InvalidJob(validation_message(error)) from None
+
+    def _raise_if_cancelled(self) -> None:
+        if self._token.cancelled():
+            raise Cancelled("cancelled before the script started")
+
+    def _ensure_image(self, job: Job) -> str:
+        def progress(message: str) -> None:
+            self._store.write(self._claim, [progress_body(message)])
+
+        return self._images.ensure(
+            image_candidates(job, self._host.settings),
+            job.pull_policy if "pull_policy" in job.model_fields_set else self._host.settings.pull_policy,
+            cancelled=self._token.cancelled,
+            progress=progress,
+        )
+
+    def _announce_running(self) -> None:
+        self._started_at = now_iso()
+        body = status_body("running", f"running in {self._image}", attempt=self._claim.attempt, host=self._claim.host)
+        fields = {"status": "running", "started_at": self._started_at}
+        if self._store.write(self._claim, [body], fields):
+            self._token.cancel()
+        self._raise_if_cancelled()
+
+    def _follow(self, sandbox: Sandbox, job: Job) -> Watch:
+        settings = self._host.settings.log
+        wake = Wake()
+        writer = LogWriter(self._store, self._claim, chunk=settings.chunk_bytes, on_room=wake.set)
+        log = JobLog(writer, self._masker, max_bytes=settings.max_bytes)
+        self._token.wakes(wake)
+        try:
+            return Follower(sandbox, job, log=log, writer=writer, token=self._token, wake=wake).run()
+        finally:
+            self._token.wakes(None)
+            try:
+                self._log = log.finish()
+            finally:
+                writer.close()
+                wake.close()
+
+    def _end(self, sandbox: Sandbox) -> ContainerState:
+        state = sandbox.wait(timeout_s=END_TIMEOUT_S)
+        if state.running:
+            raise DaemonError("the container's output ended before the container", retryable=True)
+        self._exit_code = state.exit_code
+        if not sandbox.gate.passed():
+            self._exit_code = None
+            raise ContainerStartError(
+                f"the script was not started: {state.error or 'the image has no interpreter for it'}",
+                exit_code=state.exit_code,
+            )
+        return state
+
+    def _collect(self, sandbox: Sandbox) -> ErrorInfo | None:
+        uid, _ = self._host.settings.container_uid_gid
+        collected = collect(sandbox.workspace, Limits(), owner_uid=uid)
+        output = collected.output
+        self._output = output.model_copy(
+            update={
+                "data": self._masker.json(output.data),
+                "variables": self._masker.json(output.variables),
+                "files": {self._masker.text(name): file for name, file in output.files.items()},
+                "notes": tuple(self._masker.text(note) for note in collected.notes),
+            }
+        )
+        return collected.errors[0].info() if collected.errors else None
+
+    def _judge(self, job: Job, watch: Watch, state: ContainerState) -> ErrorInfo | None:
+        """How the run itself ended; None: exit code 0."""
+        self._metrics = watch.metrics
+        if watch.cause == "cancelled":
+            return Cancelled("cancelled while running").info()
+        if watch.cause == "timeout":
+            return ErrorInfo(
+                type="timeout",
+                message=f"still running after its timeout of {job.timeout:g} s",
+                details={"timeout_s": job.timeout},
+            )
+        if state.exit_code == 0:
+            return None
+        oom = state.oom_killed or watch.oom_kills > 0
+        if state.exit_code == _SIGKILL_EXIT and oom:
+            return ErrorInfo(
+                type="resource_limit",
+                message=f"out of memory: the limit is {job.resources.memory} bytes",
+                details={"limit": "memory", "limit_bytes": job.resources.memory},
+            )
+        details = {"exit_code": state.exit_code} | ({"oom_kills": watch.oom_kills} if oom else {})
+        return ErrorInfo(type="script", message=f"the script exited with {state.exit_code}", details=details)
+
+    def _result(self, error: ErrorInfo | None) -> JobResult:
+        if error is not None:
+            error = error.model_copy(update={"message": self._public(error.message)})
+        claim = self._claim
+        return JobResult(
+            job_id=claim.job.id,
+            status=_status(error),
+            exit_code=self._exit_code,
+            error=error,
+            output=self._output,
+            metrics=self._metrics,
+            log=self._log,
+            attempt=claim.attempt,
+            host=claim.host,
+            image=self._image,
+            created_at=claim.created_at,
+            started_at=self._started_at,
+            finished_at=now_iso(),
+            timings=Timings(**self._timings),
+        )
+
+    def _public(self, message: str) -> str:
+        """A message without secrets and without paths of the host."""
+        return self._masker.text(message).replace(str(self._host.settings.base_path), "")
+
+
+def _status(error: ErrorInfo | None) -> FinalStatus:
+    if error is None:
+        return "completed"
+    if error.type == "timeout" or error.type == "cancelled":  # noqa: PLR1714 - so that the type is narrowed
+        return error.type
+    return "failed"
+
+
+def _seconds_since(iso: str) -> float:
+    """Between two hosts' clocks: never negative."""
+    elapsed = datetime.fromisoformat(now_iso()) - datetime.fromisoformat(iso)
+    return max(0.0, elapsed.total_seconds())

@@ -1,0 +1,156 @@
+"""One container and its workspace: made, started and waiting at its gate; used for one job; destroyed."""
+
+import logging
+import os
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from cronium_worker.engine.client import ContainerState, Engine
+from cronium_worker.engine.device import block_device
+from cronium_worker.engine.logs import AttachedStream
+from cronium_worker.engine.network import ensure_network, require_network
+from cronium_worker.engine.spec import SandboxSpec, container_config
+from cronium_worker.engine.stats import UsageReader
+from cronium_worker.errors import ContainerCreateError, ContainerStartError, Fault
+from cronium_worker.models import Job
+from cronium_worker.settings import Settings
+from cronium_worker.workspace import directories
+from cronium_worker.workspace.directories import Workspace
+from cronium_worker.workspace.gate import Gate
+from cronium_worker.workspace.staging import stage_job, stage_launcher
+
+logger = logging.getLogger(__name__)
+
+CLEANUP_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What all sandboxes of this worker share."""
+
+    engine: Engine
+    settings: Settings
+    seccomp: str | None = None
+
+
+@dataclass(kw_only=True)
+class Sandbox:
+    """A container that waits at its gate. `end` is readable when its first process is gone; None where the
+    worker cannot see the host's processes."""
+
+    host: Host
+    workspace: Workspace
+    gate: Gate
+    container_id: str
+    image: str
+    stream: AttachedStream
+    usage: UsageReader
+    end: int | None
+
+    @classmethod
+    def create(cls, host: Host, *, job: Job, attempt: int, image: str) -> "Sandbox":
+        """Make, attach and start a container for an attempt. Raises Fault; then nothing is left."""
+        settings = host.settings
+        sandbox_id = uuid4().hex
+        uid, gid = settings.container_uid_gid
+        with ExitStack() as on_error:
+            try:
+                workspace = directories.create(settings.base_path, sandbox_id, uid=uid, gid=gid)
+                on_error.callback(directories.remove, workspace)
+                stage_launcher(workspace)
+                gate = Gate(workspace.control)
+                on_error.callback(gate.close)
+                device = block_device(workspace.root)
+            except OSError as error:
+                reason = error.strerror or type(error).__name__
+                raise ContainerCreateError(f"workspace: {reason}", retryable=True) from error
+            spec = SandboxSpec(
+                sandbox_id=sandbox_id,
+                script_type=job.script.type,
+                image=image,
+                workspace=workspace.root,
+                resources=job.resources,
+                network=job.network,
+                device=device,
+                seccomp=host.seccomp,
+                job_labels={"cronium.job.id": job.id, "cronium.job.attempt": str(attempt)},
+            )
+            if job.network.mode == "isolated":
+                ensure_network(host.engine, fleet=settings.fleet)
+            elif job.network.mode != "none":
+                require_network(host.engine, job.network.mode)
+            name = f"cronium-{job.id}" if attempt == 1 else f"cronium-{job.id}-{attempt}"
+            container_id = host.engine.create(name, container_config(spec, settings))
+            on_error.callback(_remove, host.engine, container_id)
+            stream = host.engine.attach(container_id)
+            on_error.callback(stream.close)
+            host.engine.start(container_id)
+            pid = _visible_pid(host.engine.state(container_id).pid, container_id)
+            end = os.pidfd_open(pid) if pid else None
+            usage = UsageReader(pid)
+            on_error.pop_all()
+        return cls(
+            host=host,
+            workspace=workspace,
+            gate=gate,
+            container_id=container_id,
+            image=image,
+            stream=stream,
+            usage=usage,
+            end=end,
+        )
+
+    def release(self, job: Job, *, attempt: int) -> None:
+        """Write the job's files and open the gate: the script starts. Raises ContainerStartError."""
+        settings = self.host.settings
+        uid, gid = settings.container_uid_gid
+        try:
+            stage_job(self.workspace, job, attempt=attempt, host=settings.host_name, uid=uid, gid=gid)
+        except OSError as error:
+            raise ContainerStartError(f"staging: {error.strerror}", retryable=True) from error
+        self.gate.open()
+
+    def signal(self, name: str) -> None:
+        self.host.engine.kill(self.container_id, name)
+
+    def wait(self, *, timeout_s: int) -> ContainerState:
+        return self.host.engine.wait(self.container_id, timeout_s=timeout_s)
+
+    def destroy_container(self) -> None:
+        """Remove the container, and let go of all that belongs to it. Idempotent. Raises DaemonError."""
+        self.stream.close()
+        self.usage.close()
+        self.gate.close()
+        if self.end is not None:
+            os.close(self.end)
+            self.end = None
+        self.host.engine.remove(self.container_id)
+
+    def destroy(self) -> None:
+        """Remove container and workspace, whatever happened; what cannot be removed is left to the janitor."""
+        try:
+            self.destroy_container()
+        except Fault:
+            # Its processes may still write: the workspace stays as well.
+            logger.exception("container not removed", extra={"container": self.container_id})
+            return
+        try:
+            directories.remove(self.workspace, deadline_s=CLEANUP_TIMEOUT_S)
+        except OSError:
+            logger.exception("workspace not removed", extra={"container": self.container_id})
+
+
+def _remove(engine: Engine, container_id: str) -> None:
+    with suppress(Fault):
+        engine.remove(container_id)
+
+
+def _visible_pid(pid: int, container_id: str) -> int | None:
+    """The container's first process, if it is the same process for this worker as for the engine: not in a
+    worker that runs in a container without the host's processes."""
+    with suppress(OSError):
+        if pid and container_id in Path(f"/proc/{pid}/cgroup").read_text():
+            return pid
+    return None

@@ -1,0 +1,1 @@
+"""What the fleet shares: records, events and cancels in Redis."""

@@ -1,0 +1,54 @@
+"""The format of events, in one place for writers and readers.
+
+An event is one JSON object `{"v":1,"job_id","seq","ts","type",...}`. A writer makes the part after `seq` (the
+*body*); Redis puts the rest before it, because only there the next `seq` is known (lua/common.lua).
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from cronium_worker.models import Status, Stream
+
+Kind = Literal["status", "log", "metrics", "progress"]
+Event = dict[str, Any]
+
+
+class Body(NamedTuple):
+    """What a writer makes of an event: its type and its JSON from `ts` on, without the opening brace."""
+
+    kind: Kind
+    text: str
+
+
+def now_iso() -> str:
+    """The time as all records and events write it: ISO 8601, UTC, microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _body(kind: Kind, fields: Mapping[str, Any]) -> Body:
+    event = {"ts": now_iso(), "type": kind, **fields}
+    return Body(kind, json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))[1:])
+
+
+def status_body(status: Status, message: str, *, attempt: int, host: str | None, **more: Any) -> Body:
+    return _body("status", {"status": status, "message": message, "attempt": attempt, "host": host, **more})
+
+
+def claim_body(host: str) -> Body:
+    """The `preparing` event, open at its end: only Redis knows the attempt."""
+    body = _body("status", {"status": "preparing", "message": f"taken by {host}", "host": host})
+    return Body(body.kind, body.text[:-1])
+
+
+def log_body(stream: Stream, data: str) -> Body:
+    return _body("log", {"stream": stream, "data": data})
+
+
+def metrics_body(sample: Mapping[str, Any]) -> Body:
+    return _body("metrics", sample)
+
+
+def progress_body(message: str, **more: Any) -> Body:
+    return _body("progress", {"message": message, **more})

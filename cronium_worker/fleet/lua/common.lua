@@ -1,0 +1,39 @@
+-- Put before every other script. KEYS: 1 record, 2 events, 3 secrets (one Redis Cluster slot).
+local record, events, secrets = KEYS[1], KEYS[2], KEYS[3]
+local TERMINAL = { completed = true, failed = true, timeout = true, cancelled = true }
+
+-- Stores an event under the next sequence number, then publishes it. `body` is the event's JSON after `seq`.
+local function emit(kind, body)
+  local seq = redis.call('HINCRBY', record, 'seq', 1) - 1
+  local event = '{"v":1,"job_id":"' .. redis.call('HGET', record, 'id') .. '","seq":' .. seq .. ',' .. body
+  redis.call('XADD', events, '*', 'event', event)
+  redis.call('PUBLISH', record .. (kind == 'log' and ':logs' or ':status'), event)
+  if kind == 'status' then
+    redis.call('PUBLISH', 'cronium:status', event)
+  end
+end
+
+-- 'ok' when the writer still owns the attempt and this write is new, 'done' when it was made before
+-- (a client sends again when the answer got lost), 'lost' when the writer must stop.
+local function fence(token, write)
+  local owner, last, status = unpack(redis.call('HMGET', record, 'token', 'writes', 'status'))
+  if owner ~= token then
+    return 'lost'
+  end
+  if tonumber(last) >= tonumber(write) then
+    return 'done'
+  end
+  if TERMINAL[status] then
+    return 'lost'
+  end
+  redis.call('HSET', record, 'writes', write)
+  return 'ok'
+end
+
+local function finish(status, result, finished_at, body, ttl)
+  redis.call('HSET', record, 'status', status, 'result', result, 'finished_at', finished_at)
+  emit('status', body)
+  redis.call('DEL', secrets)
+  redis.call('EXPIRE', record, ttl)
+  redis.call('EXPIRE', events, ttl)
+end

@@ -1,0 +1,96 @@
+"""The field types that the job and result models share: sizes, names, JSON values with a limit."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
+
+KIB = 1024
+MIB = 1024 * KIB
+
+JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+ENVIRONMENT_VALUE_MAX_BYTES = 64 * KIB
+ENVIRONMENT_MAX_BYTES = 512 * KIB
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt]?)b?", re.IGNORECASE | re.ASCII)
+_SIZE_UNITS = {"": 1, "b": 1, "k": KIB, "m": MIB, "g": 1024 * MIB, "t": 1024 * 1024 * MIB}
+# The grammar of distribution/reference: domain with port, path, tag, digest.
+_IMAGE = re.compile(
+    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::\d{1,5})?/)?"
+    r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
+    r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+
+
+def parse_size(value: object) -> object:
+    """`"512m"` → 536870912: Docker's notation for sizes (powers of 1024). Anything but text is passed on."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise ValueError('not a size: give bytes or a number with a unit, like "512m" or "2g"')
+    number, unit = match.groups()
+    return int(float(number) * _SIZE_UNITS[unit.lower()])
+
+
+def check_image(value: str) -> str:
+    if len(value) > 512 or not _IMAGE.fullmatch(value):
+        raise ValueError('not an image reference: give one like "registry/name:tag" or "name@sha256:…"')
+    return value
+
+
+def json_bytes(value: object) -> bytes:
+    """Compact strict JSON in UTF-8 (no NaN, no lone surrogates).
+
+    Raises ValueError with a reason that can be shown to a user.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("contains a lone surrogate, which is not text") from None
+
+
+def limited_json(limit_bytes: int) -> AfterValidator:
+    """A validator that refuses a value whose JSON is longer than `limit_bytes` or is not strict JSON."""
+
+    def check(value: Any) -> Any:
+        size = len(json_bytes(value))
+        if size > limit_bytes:
+            raise ValueError(f"{size} bytes as JSON, at most {limit_bytes} are allowed")
+        return value
+
+    return AfterValidator(check)
+
+
+def check_environment(values: Mapping[str, str]) -> Mapping[str, str]:
+    """Refuse what a process environment cannot hold, or what is the worker's own (`CRONIUM_*`)."""
+    total = 0
+    for name, value in values.items():
+        if not ENVIRONMENT_NAME.fullmatch(name):
+            raise ValueError(f"{name[:80]!r} is not a name: use [A-Za-z_][A-Za-z0-9_]*")
+        if name.upper().startswith("CRONIUM_"):
+            raise ValueError(f"{name[:80]} is reserved: names that begin with CRONIUM_ are the worker's")
+        if "\0" in value:
+            raise ValueError(f"the value of {name[:80]} has a NUL byte")
+        size = len(value.encode())
+        if size > ENVIRONMENT_VALUE_MAX_BYTES:
+            raise ValueError(f"the value of {name[:80]} has {size} bytes, at most 65536 are allowed")
+        total += len(name) + size + 2
+    if total > ENVIRONMENT_MAX_BYTES:
+        raise ValueError(f"{total} bytes in all, at most {ENVIRONMENT_MAX_BYTES} are allowed")
+    return values
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(strict=True, gt=0, lt=2**63)]
+Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+JobId = Annotated[str, Field(strict=True, pattern=JOB_ID_PATTERN)]
+ImageReference = Annotated[str, AfterValidator(check_image)]
+Environment = Annotated[dict[str, str], AfterValidator(check_environment)]
+JsonObject = dict[str, JsonValue]

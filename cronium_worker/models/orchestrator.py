@@ -1,0 +1,90 @@
+"""The upstream orchestrator's job JSON, translated to the fields of `Job`. Pure."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS_MAX = 86400
+_NANOSECONDS_MIN = 10**9
+_RESOURCES = {"cpuLimit": "cpu", "memoryLimit": "memory", "diskLimit": "disk", "pidsLimit": "pids"}
+# What the orchestrator keeps for itself: it has no meaning for a worker.
+_IGNORED = {"type", "createdAt", "updatedAt", "scheduledFor", "attempts", "status", "userId", "eventId"}
+
+
+def seconds(value: object, field: str) -> float:
+    """A duration as the orchestrator writes it, in seconds.
+
+    Its API writes seconds, its Go code `time.Duration` (nanoseconds, or text like `"1m30s"`). No job runs
+    for less than a second of nanoseconds or for more than a day, so the ranges do not overlap; what lies
+    between them is refused rather than guessed. Raises ValueError.
+    """
+    if isinstance(value, str):
+        parts = _DURATION.findall(value)
+        if parts and "".join(number + unit for number, unit in parts) == value:
+            return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if value <= _SECONDS_MAX:
+            return float(value)
+        if value >= _NANOSECONDS_MIN:
+            return value / 1e9
+    raise ValueError(f"{field}: {value!r} is no duration: give seconds (≤ 86400), nanoseconds or text like 1m30s")
+
+
+def _mapping(payload: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = payload.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key}: must be an object")  # noqa: TRY004 - callers expect ValueError alone
+    return dict(value)
+
+
+def _retry(policy: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    # Upstream counts 0 as "no retry"; here the first run is attempt 1.
+    if "maxAttempts" in policy:
+        fields["max_attempts"] = max(1, policy["maxAttempts"])
+    if "backoffDelay" in policy:
+        fields["delay"] = seconds(policy["backoffDelay"], "execution.retryPolicy.backoffDelay")
+    if policy.get("backoffType") in ("fixed", "constant"):
+        fields["backoff"] = 1
+    return fields
+
+
+def job_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `Job` for an orchestrator's payload. Raises ValueError naming the field."""
+    execution = _mapping(payload, "execution")
+    if not execution:
+        raise ValueError("execution: missing; it must hold the script")
+    target = _mapping(execution, "target").get("type", "local")
+    if target not in ("local", "container"):
+        raise ValueError(f"execution.target.type: {target!r} is not run here; only local (container) jobs are")
+    unknown = payload.keys() - _IGNORED - {"id", "priority", "execution", "metadata", "queue"}
+    if unknown:
+        raise ValueError(f"{min(unknown)}: unknown field")
+    metadata = _mapping(payload, "metadata")
+    fields: dict[str, Any] = {key: payload[key] for key in ("id", "priority", "queue") if key in payload}
+    fields["script"] = _mapping(execution, "script")
+    for upstream, ours in (
+        ("environment", "environment"),
+        ("inputData", "input_data"),
+        ("variables", "variables"),
+    ):
+        if execution.get(upstream) is not None:
+            fields[ours] = execution[upstream]
+    if execution.get("timeout"):
+        fields["timeout"] = seconds(execution["timeout"], "execution.timeout")
+    limits = _mapping(execution, "resources")
+    given = {ours: limits[theirs] for theirs, ours in _RESOURCES.items() if limits.get(theirs)}
+    if given:
+        fields["resources"] = given
+    if execution.get("retryPolicy"):
+        fields["retry"] = _retry(_mapping(execution, "retryPolicy"))
+    fields["event"] = metadata
+    fields["metadata"] = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()
+    }
+    return fields

@@ -1,0 +1,125 @@
+"""What a caller gets back: result, error, output, metrics. Frozen, no I/O."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from cronium_worker.models.fields import JsonObject
+
+Stream = Literal["stdout", "stderr"]
+Status = Literal["pending", "preparing", "running", "completed", "failed", "timeout", "cancelled"]
+FinalStatus = Literal["completed", "failed", "timeout", "cancelled"]
+TERMINAL: frozenset[str] = frozenset({"completed", "failed", "timeout", "cancelled"})
+ErrorType = Literal[
+    "script",
+    "timeout",
+    "cancelled",
+    "resource_limit",
+    "validation",
+    "image_pull",
+    "container_create",
+    "container_start",
+    "network",
+    "daemon",
+    "output",
+    "lost",
+]
+
+
+class _Frozen(BaseModel):
+    # Results are read by newer and older programs alike: unknown fields are dropped, not refused.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ErrorInfo(_Frozen):
+    """Why a job did not complete. `retryable`: the same job may succeed when it is run again."""
+
+    type: ErrorType
+    message: str
+    retryable: bool = False
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class OutputFile(_Frozen):
+    """A file the script left in its output directory: size in bytes, SHA-256 in hex, content in base64
+    (None when it is over the limits of the result)."""
+
+    size: int
+    sha256: str
+    content: str | None = Field(default=None, repr=False)
+    url: str | None = None
+
+
+class Output(_Frozen):
+    """`data`: output.json; `variables`: after the run; `condition`: None when it was not set; `files` by name;
+    `notes`: what was left out of `files`, or left without content, and why."""
+
+    data: JsonValue = None
+    variables: JsonObject = Field(default_factory=dict)
+    condition: bool | None = None
+    files: dict[str, OutputFile] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Metrics(_Frozen):
+    """What the container used. None where the host could not measure it."""
+
+    cpu_seconds: float | None = None
+    cpu_percent_peak: float | None = None
+    memory_peak_bytes: int | None = None
+    pids_peak: int | None = None
+    network_rx_bytes: int | None = None
+    network_tx_bytes: int | None = None
+    disk_read_bytes: int | None = None
+    disk_write_bytes: int | None = None
+
+
+class LogSummary(_Frozen):
+    """What the script printed: bytes and lines over both streams. `truncated`: over the cap, the rest was
+    dropped. `gap`: a part of it was lost to a fault."""
+
+    bytes: int = 0
+    lines: int = 0
+    truncated: bool = False
+    gap: bool = False
+
+
+class Timings(_Frozen):
+    """Seconds by phase, from a monotonic clock: waiting in the queue, image and container, the script's run,
+    outputs."""
+
+    queue_s: float = Field(default=0.0, ge=0)
+    setup_s: float = Field(default=0.0, ge=0)
+    run_s: float = Field(default=0.0, ge=0)
+    collect_s: float = Field(default=0.0, ge=0)
+
+
+class JobResult(_Frozen):
+    """The end of a job. Times are ISO 8601 in UTC."""
+
+    job_id: str
+    status: FinalStatus
+    exit_code: int | None = None
+    error: ErrorInfo | None = None
+    output: Output = Field(default_factory=Output)
+    metrics: Metrics = Field(default_factory=Metrics)
+    log: LogSummary = Field(default_factory=LogSummary)
+    attempt: int = 1
+    host: str | None = None
+    image: str | None = None
+    created_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    timings: Timings = Field(default_factory=Timings)
+
+    def __json__(self) -> dict[str, Any]:
+        """kombu's hook: how a task's return value is stored."""
+        return self.model_dump(mode="json")
+
+    def __repr__(self) -> str:
+        # Short: Celery puts the repr of a task's return value into its log and its events.
+        return f"JobResult({self.job_id!r}, {self.status!r})"
+
+    def without_contents(self) -> dict[str, Any]:
+        """The result as the terminal event carries it: every file without its content."""
+        return self.model_dump(mode="json", exclude={"output": {"files": {"__all__": {"content"}}}})

@@ -1,0 +1,60 @@
+"""What this fleet accepts: a job is checked against the settings, and gets the fleet's defaults. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from cronium_worker.models import Job, Resources, ScriptType
+from cronium_worker.settings import Settings
+
+_OWN_NETWORK_MODES = ("isolated", "none")
+
+
+def admit(data: Job | Mapping[str, Any], settings: Settings) -> Job:
+    """The job with the fleet's defaults for resources that were not given.
+
+    Raises pydantic.ValidationError with all the fields that are wrong in themselves, above a maximum, or not
+    on an allow-list. Nothing is lowered silently.
+    """
+    job = data if isinstance(data, Job) else Job.model_validate(data)
+    given = job.resources.model_dump(exclude_unset=True)
+    resources = Resources(**{**settings.defaults.model_dump(), **given})
+    errors = [*_above_maxima(resources, settings), *_not_allowed(job, settings)]
+    if errors:
+        raise ValidationError.from_exception_data("Job", errors, hide_input=True)
+    return job.model_copy(update={"resources": resources})
+
+
+def image_candidates(job: Job, settings: Settings) -> tuple[str, ...]:
+    """The images the job may run in, the preferred one first; the host takes the first that it has."""
+    return (job.image,) if job.image else settings.images.candidates(job.script.type)
+
+
+def _refusal(location: tuple[str, ...], value: object, reason: str) -> InitErrorDetails:
+    # The reason is given as a value, not as the template: it may hold braces.
+    error = PydanticCustomError("not_allowed", "{reason}", {"reason": reason})
+    return InitErrorDetails(type=error, loc=location, input=value)
+
+
+def _above_maxima(resources: Resources, settings: Settings) -> list[InitErrorDetails]:
+    maxima = settings.maxima.model_dump()
+    return [
+        _refusal(("resources", name), value, f"{value} is above this fleet's maximum of {maxima[name]}")
+        for name, value in resources.model_dump().items()
+        if maxima[name] is not None and value > maxima[name]
+    ]
+
+
+def _not_allowed(job: Job, settings: Settings) -> list[InitErrorDetails]:
+    errors = []
+    own = {image for kind in get_args(ScriptType) for image in settings.images.candidates(kind)}
+    if job.image is not None and job.image not in own and job.image not in settings.allowed_images:
+        reason = f"{job.image} is not on this fleet's allow-list (CRONIUM_ALLOWED_IMAGES)"
+        errors.append(_refusal(("image",), job.image, reason))
+    mode = job.network.mode
+    if mode not in _OWN_NETWORK_MODES and mode not in settings.allowed_networks:
+        reason = f"{mode} is neither isolated, none, nor on this fleet's allow-list (CRONIUM_ALLOWED_NETWORKS)"
+        errors.append(_refusal(("network", "mode"), mode, reason))
+    return errors

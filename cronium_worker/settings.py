@@ -1,0 +1,156 @@
+"""The fleet's settings: environment `CRONIUM_*` or a `.env` file. The only reader of the environment."""
+
+import os
+import re
+import socket
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cronium_worker.errors import ConfigurationError, validation_message
+from cronium_worker.models.fields import MIB, ImageReference, Size
+from cronium_worker.models.job import PullPolicy, Resources, ScriptType
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+FLAVOURS = ("alpine", "debian")
+_PASSWORD_IN_URL = re.compile(r"(?<=:)[^:@/]*(?=@)")
+
+
+def _own_host_name() -> str:
+    """The machine's name as a label and queue name can hold it."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:63].strip("-._") or "localhost"
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    if not re.match(r"(rediss?|unix)://", value.get_secret_value()):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    return value
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError("must be an absolute path")
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Images(_Section):
+    """The image of each script type. None: the runner image of the flavour that the host has."""
+
+    bash: ImageReference | None = None
+    python: ImageReference | None = None
+    node: ImageReference | None = None
+
+    def candidates(self, script_type: ScriptType) -> tuple[str, ...]:
+        """The images that may serve a script type, the preferred one first."""
+        chosen: str | None = getattr(self, script_type)
+        return (chosen,) if chosen else tuple(f"cronium/runner:{script_type}-{f}" for f in FLAVOURS)
+
+
+class Registry(_Section):
+    """How images are pulled from a registry."""
+
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    pull_idle_timeout: float = Field(default=60, gt=0, description="seconds without progress")
+    pull_timeout: float = Field(default=1800, gt=0, description="seconds in all")
+
+
+class Maxima(_Section):
+    """What a job may ask for at most; a job above any of these is refused. None: no limit."""
+
+    cpu: float = Field(default=2, gt=0)
+    memory: Size = 2048 * MIB
+    pids: int = Field(default=1000, ge=1)
+    disk_io: Size | None = None
+    disk: Size = 10 * 1024 * MIB
+
+
+class Security(_Section):
+    """The container's profile beyond what is fixed (no capabilities, no new privileges, no swap, read-only root)."""
+
+    seccomp_profile: Path | None = Field(default=None, description="file; None: the engine's default profile")
+    apparmor_profile: str = Field(default="", description="empty: the engine's default where AppArmor is on")
+    selinux_label: str = ""
+    runtime: str = Field(default="", description="required runtime, as runsc; empty: the engine's default")
+
+
+class Log(_Section):
+    """The job's log. Bytes over `max_bytes` are read and dropped; the result says `truncated`."""
+
+    driver: Literal["local", "json-file"] = "local"
+    max_bytes: Size = 16 * MIB
+    chunk_bytes: Annotated[Size, Field(ge=1024, le=MIB)] = 64 * 1024
+
+
+class Settings(BaseSettings):
+    """All settings. Nested ones are written with two underscores: `CRONIUM_MAXIMA__MEMORY=4g`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CRONIUM_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("redis://127.0.0.1:6379/0")
+    broker_url: SecretStr | None = None
+    result_backend: SecretStr | None = None
+    fleet: str = Field(default="default", pattern=_NAME)
+    host_name: str = Field(default_factory=_own_host_name, pattern=_NAME)
+    base_path: Annotated[Path, AfterValidator(_absolute)] = Path("/var/lib/cronium")
+    container_user: str = Field(default="1000:1000", pattern=r"^[1-9]\d{0,8}:[1-9]\d{0,8}$")
+    images: Images = Images()
+    registry: Registry = Registry()
+    pull_policy: PullPolicy = "if-not-present"
+    allowed_images: tuple[str, ...] = ()
+    allowed_networks: tuple[str, ...] = ()
+    defaults: Resources = Resources()
+    maxima: Maxima = Maxima()
+    security: Security = Security()
+    log: Log = Log()
+    result_ttl: int = Field(default=7 * 24 * 3600, ge=1)
+    concurrency: int = Field(default=8, ge=1, le=1024)
+
+    @property
+    def container_uid_gid(self) -> tuple[int, int]:
+        uid, gid = self.container_user.split(":")
+        return int(uid), int(gid)
+
+    def masked(self) -> dict[str, object]:
+        """The effective settings for display: JSON types, passwords and passwords in addresses as `***`."""
+        data = self.model_dump(mode="json")
+        for name in ("redis_url", "broker_url", "result_backend"):
+            secret: SecretStr | None = getattr(self, name)
+            data[name] = _PASSWORD_IN_URL.sub("***", secret.get_secret_value()) if secret else None
+        data["registry"]["password"] = "***" if self.registry.password.get_secret_value() else ""
+        return data
+
+
+def load_settings() -> Settings:
+    """Read the environment. Raises ConfigurationError with one line that names the wrong variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError(validation_message(error, prefix="CRONIUM_")) from None
+    except ValueError as error:  # pydantic-settings: a nested value that is not JSON
+        raise ConfigurationError(f"settings: {error}") from None
+
+
+def caller_variable(name: str) -> str | None:
+    """A variable of the caller's own environment: where `cronium run --secret NAME` finds the value."""
+    return os.environ.get(name)  # noqa: TID251 - this module is the one that reads it
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return load_settings()

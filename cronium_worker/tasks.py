@@ -1,0 +1,107 @@
+"""The Celery tasks. Producers import this module: it must not import Docker or `execution`."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Ignore
+from pydantic import ValidationError
+
+from cronium_worker.app import app
+from cronium_worker.errors import JobFailed, validation_message
+from cronium_worker.fleet.events import now_iso
+from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.models import ErrorInfo, Job, JobResult
+from cronium_worker.models.fields import JOB_ID_PATTERN
+from cronium_worker.models.job import DEFAULT_QUEUE
+from cronium_worker.policy import admit
+from cronium_worker.settings import get_settings
+
+_HIGHEST_PRIORITY = 9
+
+
+@cache
+def store() -> JobStore:
+    """The store of this process, for callers and the task's own use."""
+    settings = get_settings()
+    return JobStore(connect(settings.redis_url.get_secret_value()), result_ttl_s=settings.result_ttl)
+
+
+def _register(data: Job | Mapping[str, Any], task_id: str | None) -> tuple[Job, str, str]:
+    """Check a job and write its record. Returns the job, its task id and its queue.
+
+    The job is kept as it was given: the worker fills in the defaults of its own fleet.
+    Raises pydantic.ValidationError, JobConflict.
+    """
+    job = data if isinstance(data, Job) else Job.model_validate(data)
+    if task_id is not None and "id" not in job.model_fields_set:
+        # Canvas has chosen the task's id already: the job takes it, so that both are one.
+        job = Job.model_validate({**job.model_dump(exclude_unset=True), "id": task_id})
+    admit(job, get_settings())
+    task_id = task_id or job.id
+    queue = job.queue or DEFAULT_QUEUE
+    store().register(job, task_id=task_id, queue=queue)
+    return job, task_id, queue
+
+
+class JobTask(Task):
+    """Checks and registers the job in the caller's process; the message carries the job's id alone.
+
+    So nothing of a script, its environment or its input is ever in an event, in Flower or in a log.
+    """
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Raises pydantic.ValidationError and JobConflict, before anything is sent."""
+        arguments = [*(args or ()), *(kwargs or {}).values()]
+        if len(arguments) != 1 or not isinstance(arguments[0], Job | Mapping):
+            raise TypeError("execute_job takes one argument: a Job, or a dict of the same shape")
+        job, task_id, queue = _register(arguments[0], task_id)
+        readable = f"{job.id} {job.script.type}"
+        options |= {"priority": _HIGHEST_PRIORITY - job.priority, "argsrepr": readable, "kwargsrepr": "{}"}
+        options.setdefault("queue", queue)
+        return super().apply_async((job.id,), {}, task_id=task_id, **options)
+
+
+@app.task(name="cronium.execute_job", base=JobTask, bind=True, throws=(JobFailed,), typing=False)
+def execute_job(self: Any, job: str | Mapping[str, Any]) -> JobResult:
+    """Run a job: its id when it is registered, the whole job from a producer in another language.
+
+    Returns the JobResult when the job completed (`get()` has it as a dict), raises JobFailed with it otherwise.
+    """
+    job_id = job if isinstance(job, str) else _register_foreign(job, self.request.id)
+    runner = self.app.runner
+    if runner is None:
+        raise RuntimeError("this node runs no jobs: start one with `cronium worker`")
+    result = runner.run(job_id)
+    if result == "missing":
+        raise JobFailed(_refused(job_id, "lost", "there is no record of this job; submit it again"))
+    if not isinstance(result, JobResult):
+        raise Ignore  # another worker has it, and will store the result under the same id
+    if result.status != "completed":
+        raise JobFailed(result)
+    return result
+
+
+def _register_foreign(data: Mapping[str, Any], task_id: str) -> str:
+    try:
+        job, _, _ = _register(data, task_id)
+    except ValidationError as error:
+        given = data.get("id")
+        job_id = given if isinstance(given, str) and re.fullmatch(JOB_ID_PATTERN, given) else task_id
+        result = _refused(job_id, "validation", validation_message(error))
+        store().refuse(result)
+        raise JobFailed(result) from None
+    return job.id
+
+
+def _refused(job_id: str, kind: Any, message: str) -> JobResult:
+    error = ErrorInfo(type=kind, message=message)
+    return JobResult(job_id=job_id, status="failed", error=error, created_at=now_iso(), finished_at=now_iso())

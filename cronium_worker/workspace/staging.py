@@ -1,0 +1,107 @@
+"""What a job brings into its workspace: script, input, variables, event, and how to start."""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from cronium_worker.models import Job, ScriptType
+from cronium_worker.models.fields import json_bytes
+from cronium_worker.workspace.directories import Workspace
+
+DATA_DIRECTORY = "/workspace/data"
+OUTPUT_DIRECTORY = "/workspace/output"
+_SCRIPTS = "/workspace/scripts"
+_LIBRARY = "/usr/local/lib/cronium"
+LAUNCHER_NAME = "launcher.sh"
+START_NAME = "start.sh"
+_FILES: dict[ScriptType, str] = {"bash": "main.sh", "python": "main.py", "node": "main.js"}
+_ARGUMENTS: dict[ScriptType, tuple[str, ...]] = {
+    "bash": ("-euo", "pipefail"),
+    "python": (),
+    "node": ("--require", "/node_modules/cronium/preload.js"),
+}
+# Names that some shell refuses, checks or changes on assignment: env(1) sets them, so that the script gets
+# exactly what the job says.
+_SHELL_NAMES = frozenset(
+    {"OPTIND", "OPTARG", "PPID", "UID", "EUID", "GROUPS", "RANDOM", "SECONDS", "LINENO", "SHLVL", "_"}
+    | {"SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"}
+)
+
+
+def stage_launcher(workspace: Workspace) -> None:
+    """Put the launcher where the container looks for it, before the container is made."""
+    with as_file(files("cronium_worker") / "assets" / "helpers" / LAUNCHER_NAME) as source:
+        _write(workspace.control / LAUNCHER_NAME, source.read_bytes(), mode=0o644)
+
+
+def stage_job(workspace: Workspace, job: Job, *, attempt: int, host: str, uid: int, gid: int) -> None:
+    """Write the job's files. Nothing of the job is running yet: nobody else writes there."""
+    script = workspace.scripts / _FILES[job.script.type]
+    _write(script, job.script.content.encode(), mode=0o644)
+    if job.script.type == "node":
+        # The same file under the name that makes Node read it as an ES module (helpers/node/preload.js).
+        os.link(script, workspace.scripts / "main.mjs")
+    event = {**job.event, "jobId": job.id, "attempt": attempt, "host": host}
+    data: dict[str, Any] = {"variables.json": job.variables, "event.json": event}
+    if "input_data" in job.model_fields_set:
+        data["input.json"] = job.input_data
+    for name, value in data.items():
+        _write(workspace.data / name, json_bytes(value), mode=0o644, owner=(uid, gid))
+    _write(workspace.control / START_NAME, start_script(job, attempt=attempt, event=event).encode(), mode=0o644)
+
+
+def environment(job: Job, *, attempt: int, event: Mapping[str, Any]) -> dict[str, str]:
+    """What the script's environment has beyond the container's own."""
+    own = {
+        "CRONIUM_JOB_ID": job.id,
+        "CRONIUM_JOB_TYPE": job.script.type,
+        "CRONIUM_ATTEMPT": str(attempt),
+        "CRONIUM_DATA_DIR": DATA_DIRECTORY,
+        "CRONIUM_OUTPUT_DIR": OUTPUT_DIRECTORY,
+        "CRONIUM_EVENT_METADATA": _event_metadata(event),
+    }
+    values = {**job.environment, **job.secrets}
+    if job.script.type == "bash":
+        if "BASH_ENV" in values:
+            own["CRONIUM_USER_BASH_ENV"] = values["BASH_ENV"]
+        own["BASH_ENV"] = f"{_LIBRARY}/preamble.bash"
+    return {**values, **own}
+
+
+def start_script(job: Job, *, attempt: int, event: Mapping[str, Any]) -> str:
+    """What the launcher does behind the gate, as POSIX shell: environment, directory, interpreter.
+
+    The values are in a file, not in arguments: no limit of 128 KiB each, and nothing in the process list.
+    """
+    directory = shlex.quote(job.script.working_directory)
+    lines, special = [f"mkdir -p {directory}", f"cd {directory} || exit"], []
+    for name, value in environment(job, attempt=attempt, event=event).items():
+        assignment = f"{name}={shlex.quote(value)}"
+        if name in _SHELL_NAMES:
+            special.append(assignment)
+        else:
+            lines.append(f"export {assignment}")
+    command = [*_ARGUMENTS[job.script.type], f"{_SCRIPTS}/{_FILES[job.script.type]}"]
+    prefix = f"/usr/bin/env {' '.join(special)} " if special else ""
+    lines.append(f'exec {prefix}"$CRONIUM_INTERPRETER" {shlex.join(command)}')
+    return "\n".join(lines) + "\n"
+
+
+def _event_metadata(event: Mapping[str, Any]) -> str:
+    """The event for the environment, where the kernel takes 128 KiB a value; a larger one is in event.json."""
+    text = json.dumps(event, ensure_ascii=False, allow_nan=False)
+    return text if len(text.encode()) <= 64 * 1024 else "{}"
+
+
+def _write(path: Path, content: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+        os.fchmod(descriptor, mode)  # whatever the umask is
+        file.write(content)

@@ -1,0 +1,14 @@
+#!/bin/sh
+# The first program of every container: waits at the gate, then becomes the job's script.
+#
+# /run/cronium is the control directory, read-only here and written by the worker:
+#   gate      FIFO; a line comes when there is a job, the end of the file when the worker is gone
+#   start.sh  environment, directory and command line of the job, there before the gate opens
+# $1: the interpreter. It is looked up before anything of the job is read.
+if ! CRONIUM_INTERPRETER=$(command -v "$1"); then
+    echo "cronium: this image has no $1" >&2
+    exit 127
+fi
+read -r _ </run/cronium/gate || exit 0
+# shellcheck source=/dev/null
+. /run/cronium/start.sh

@@ -1,0 +1,78 @@
+"use strict";
+/**
+ * Makes a Node.js job's script run as it is: `node --require /node_modules/cronium/preload.js main.js`.
+ *
+ * `cronium` becomes a global. And main.js may be CommonJS or an ES module: the worker lays main.mjs, the same file
+ * under another name, beside it, and main.mjs is run when main.js can only be a module (import, export,
+ * import.meta, await at the top level). Newer versions of Node.js find that out themselves, 18 does not; this
+ * makes all alike.
+ * A module's traces and import.meta.url say main.mjs; so does process.argv[1], which programs compare with them.
+ *
+ * Nothing changes for other files: worker threads and forked processes, which inherit --require, run as ever.
+ */
+
+const fs = require("node:fs");
+const Module = require("node:module");
+
+Object.defineProperty(globalThis, "cronium", {
+  configurable: true,
+  get() {
+    globalThis.cronium = require("./cronium.js"); // when first used: most of what loading costs
+    return globalThis.cronium;
+  },
+  set(value) {
+    Object.defineProperty(globalThis, "cronium", { value, configurable: true, writable: true });
+  },
+});
+
+// Node.js calls this to run the main file, and keeps it replaceable for programs of this kind.
+const runMain = Module.runMain;
+Module.runMain = function (main = process.argv[1], ...rest) {
+  Module.runMain = runMain;
+  const script = main?.replace(/\.mjs$/, ".js");
+  const twin = script?.replace(/\.js$/, ".mjs");
+  const areThere = script !== twin && fs.existsSync(script) && fs.existsSync(twin);
+  if (!areThere || !runsAsModule(main, script, twin)) {
+    return runMain.call(Module, main, ...rest);
+  }
+  // Scripts mix await at the top level with require(). No __filename: packages would think they are CommonJS.
+  const value = Module.createRequire(script);
+  Object.defineProperty(globalThis, "require", { value, configurable: true, writable: true });
+  process.argv[1] = twin;
+  return runMain.call(Module, twin, ...rest);
+};
+
+/** Whether the main file is a job's module: a forked process and a worker thread may be given main.mjs itself. */
+function runsAsModule(main, script, twin) {
+  const source = fs.readFileSync(script);
+  return (main === twin || isModule(source.toString())) && source.equals(fs.readFileSync(twin));
+}
+
+// What V8 says of a function with ES module syntax in it, except for await: that has a dozen messages.
+const MODULE_SYNTAX = /^(Cannot use (import statement|'import\.meta') outside a module|Unexpected token 'export')$/;
+const AsyncFunction = async function () {}.constructor;
+
+/** Whether a source can be no CommonJS module but an ES module. */
+function isModule(source) {
+  const text = source.replace(/^\uFEFF/, "").replace(/^#!/, "//");
+  // A CommonJS module is the body of a function.
+  const error = errorOf(() => new Function("exports", "require", "module", "__filename", "__dirname", text));
+  if (error === undefined && !/\bawait\b/.test(text)) return false;
+  // In the body of an async function await may stand where a module may have it; and without the parameters the
+  // names are free that a module may declare.
+  const asyncError = errorOf(() => new AsyncFunction(text));
+  // The same error: a mistake, which Node.js shall report for main.js. Another one: main.mjs has that as well.
+  if (error !== undefined) return asyncError !== error || MODULE_SYNTAX.test(error);
+  // `await (x)` may call a function named await, unless that name is reserved, as it is in a static block.
+  if (asyncError !== undefined) return false;
+  return errorOf(() => new Function(`class C { static { ${text}\n} }`)) === "Unexpected reserved word";
+}
+
+function errorOf(compile) {
+  try {
+    compile();
+    return undefined;
+  } catch (error) {
+    return error.message;
+  }
+}

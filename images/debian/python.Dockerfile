@@ -1,0 +1,19 @@
+# Runs Python jobs.
+FROM cronium/base:debian
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 python3-pip python3-requests python3-yaml \
+    && find / -xdev -perm /6000 -exec chmod a-s {} + \
+    && apt-get clean \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log
+
+COPY helpers/cronium.py helpers/cronium.pth /usr/local/lib/cronium/
+
+# The path file makes the module importable, and known to every script without an import. The root
+# filesystem is read-only for jobs, so the module is compiled here.
+RUN site=$(python3 -c 'import site; print(site.getsitepackages()[0])') \
+    && mkdir -p "$site" \
+    && mv /usr/local/lib/cronium/cronium.pth "$site/" \
+    && python3 -m compileall -q /usr/local/lib/cronium
+
+USER 1000:1000

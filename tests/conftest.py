@@ -1,0 +1,57 @@
+"""What the tests share: a real Redis, a real Docker Engine, and a fleet of their own that leaves nothing behind."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from cronium_worker.settings import Settings
+
+
+def wait_until(condition: Callable[[], Any], *, timeout_s: float = 20, what: str = "condition") -> Any:
+    """Poll until the condition gives something true, and return that. Fails at the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    pytest.fail(f"{what}: not within {timeout_s} s")
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    url = os.environ.get("CRONIUM_REDIS_URL")
+    if not url:
+        pytest.exit("no Redis: run the tests with `make test`, or set CRONIUM_REDIS_URL", returncode=3)
+    return url
+
+
+@pytest.fixture(scope="session")
+def settings(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Of a fleet and a host that nobody else uses."""
+    name = f"test-{uuid4().hex[:8]}"
+    base: Path = tmp_path_factory.mktemp("base")
+    return Settings(redis_url=redis_url, fleet=name, host_name=name, base_path=base, result_ttl=600)
+
+
+@pytest.fixture(scope="session")
+def leftovers(settings: Settings) -> Iterator[Callable[[], list[str]]]:
+    """What jobs of this session have left on the host: containers, running or not, and workspaces."""
+    import docker
+
+    client = docker.from_env()
+
+    def look() -> list[str]:
+        filters = {"label": f"cronium.fleet={settings.fleet}"}
+        containers = [container.name for container in client.containers.list(all=True, filters=filters)]
+        return containers + [path.name for path in settings.base_path.glob("sandboxes/*")]
+
+    yield look
+    for network in client.networks.list(filters={"label": f"cronium.fleet={settings.fleet}"}):
+        network.remove()
+    client.close()

@@ -1,0 +1,97 @@
+"""A runner in this process, on the real engine and the real Redis."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from cronium_worker.execution.runner import Runner
+from cronium_worker.execution.sandbox import Host
+from cronium_worker.fleet.events import Event
+from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.models import Job, JobResult
+from cronium_worker.settings import Settings
+from cronium_worker.worker import make_host
+
+
+@dataclass
+class Ran:
+    """A job that was run: its result and its events."""
+
+    job: Job
+    result: JobResult
+    events: list[Event]
+
+    def text(self, stream: str) -> str:
+        return "".join(e["data"] for e in self.events if e["type"] == "log" and e["stream"] == stream)
+
+    @property
+    def statuses(self) -> list[str]:
+        return [e["status"] for e in self.events if e["type"] == "status"]
+
+
+@dataclass
+class Bench:
+    """Runs jobs in this process."""
+
+    runner: Runner
+    store: JobStore
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def register(self, **fields: Any) -> Job:
+        job = Job.model_validate(fields)
+        self.store.register(job, task_id=job.id, queue="none")
+        return job
+
+    def run(self, **fields: Any) -> Ran:
+        job = self.register(**fields)
+        result = self.runner.run(job.id)
+        assert isinstance(result, JobResult)
+        return Ran(job, result, list(self.store.events(job.id)))
+
+    def start(self, **fields: Any) -> Job:
+        """Run in the background; read the rest from the store."""
+        job = self.register(**fields)
+        thread = threading.Thread(target=self.runner.run, args=(job.id,))
+        thread.start()
+        self.threads.append(thread)
+        return job
+
+
+@pytest.fixture(scope="session")
+def store(settings: Settings) -> Iterator[JobStore]:
+    redis = connect(settings.redis_url.get_secret_value())
+    yield JobStore(redis, result_ttl_s=settings.result_ttl)
+    redis.close()
+
+
+@pytest.fixture(scope="session")
+def host(settings: Settings) -> Iterator[Host]:
+    host = make_host(settings)
+    yield host
+    host.engine.close()
+
+
+@pytest.fixture
+def make_bench(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> Iterator[Callable[..., Bench]]:
+    """A bench with other settings than the session's. Nothing may be left after the test."""
+    made: list[Bench] = []
+
+    def make(**changed: Any) -> Bench:
+        settings = host.settings.model_copy(update=changed)
+        bench = Bench(Runner(Host(engine=host.engine, settings=settings), store), store)
+        made.append(bench)
+        return bench
+
+    yield make
+    for thread in [thread for bench in made for thread in bench.threads]:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert leftovers() == []
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench()

@@ -1,0 +1,117 @@
+"""Faults of the fleet, not of the script: typed, retried where that can help, nothing left."""
+
+import http.server
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from cronium_worker.settings import Images, Security
+from tests.conftest import wait_until
+from tests.integration.conftest import Bench
+from tests.integration.scripts import says
+
+ECHO = {"type": "bash", "content": "echo hi"}
+
+
+def test_an_absent_image_with_policy_never_is_not_retried(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(images=Images(bash="cronium/absent:1"))
+    ran = bench.run(script=ECHO, pull_policy="never")
+    assert ran.result.error is not None
+    assert (ran.result.error.type, ran.result.error.retryable) == ("image_pull", False)
+    assert ran.result.attempt == 1
+    assert ran.result.exit_code is None
+
+
+def test_an_unreachable_registry_is_retried_and_typed(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(images=Images(bash="127.0.0.1:9/nothing/here:1"))
+    ran = bench.run(script=ECHO)
+    assert ran.result.error is not None
+    assert (ran.result.error.type, ran.result.error.retryable) == ("image_pull", True)
+    assert ran.result.attempt == 4
+    assert ran.statuses == ["pending", "preparing"] * 4 + ["failed"]
+
+
+def test_a_required_runtime_that_is_missing_is_no_fall_back(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(security=Security(runtime="runsc"))
+    ran = bench.run(script=ECHO)
+    assert ran.result.error is not None
+    assert ran.result.error.type == "container_create"
+    assert ran.text("stdout") == ""
+
+
+def test_a_network_of_the_allow_list_that_is_missing(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(allowed_networks=("office",))
+    ran = bench.run(script=ECHO, network={"mode": "office"})
+    assert ran.result.error is not None
+    assert ran.result.error.type == "network"
+
+
+def test_no_network_means_none(bench: Bench) -> None:
+    ran = bench.run(
+        script={"type": "bash", "content": "cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' '"},
+        network={"mode": "none"},
+    )
+    assert ran.text("stdout") == "lo\n"
+
+
+def test_an_image_without_the_interpreter_is_no_exit_code_of_the_user(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    base = bench.run(script=ECHO).result.image
+    assert base is not None
+    bench = make_bench(images=Images(node=base))  # the bash image has no node
+    ran = bench.run(script={"type": "node", "content": "console.log(1)"})
+    assert ran.result.error is not None
+    assert (ran.result.error.type, ran.result.exit_code) == ("container_start", None)
+    assert "no node" in ran.text("stderr")
+
+
+def test_what_the_worker_refuses_is_never_started(bench: Bench) -> None:
+    ran = bench.run(script=ECHO, resources={"memory": "1t"})
+    assert ran.result.error is not None
+    assert ran.result.error.type == "validation"
+    assert "resources.memory" in ran.result.error.message
+    assert ran.statuses == ["pending", "preparing", "failed"]
+
+
+@pytest.fixture
+def silent_registry() -> Iterator[str]:
+    """A registry that takes connections and never answers."""
+    release = threading.Event()
+
+    class Silent(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            release.wait(60)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    release.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_cancel_during_a_pull_is_heard(make_bench: Callable[..., Bench], silent_registry: str) -> None:
+    bench = make_bench(images=Images(bash=f"{silent_registry}/slow/image:1"))
+    job = bench.start(script=says("bash", "never"))
+    wait_until(lambda: any(thread.name.startswith("pull") for thread in threading.enumerate()))
+    started = time.monotonic()
+    bench.store.cancel(job.id)
+    bench.runner.active.cancel(job.id)
+    list(bench.store.follow(job.id))
+    result = bench.store.result(job.id)
+    assert result is not None
+    assert result.status == "cancelled"
+    assert time.monotonic() - started < 5
+
+
+def test_a_left_over_container_of_the_same_name_is_replaced(bench: Bench) -> None:
+    image = bench.run(script=ECHO).result.image
+    name = f"leftover-{time.time_ns()}"
+    bench.runner._host.engine.create(f"cronium-{name}", {"Image": image})
+    ran = bench.run(id=name, script=ECHO)
+    assert ran.result.status == "completed"

@@ -1,0 +1,72 @@
+"""The part of an event that its writer makes."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from cronium_worker.fleet.events import (
+    Body,
+    claim_body,
+    log_body,
+    metrics_body,
+    now_iso,
+    progress_body,
+    status_body,
+)
+
+
+def event(body: Body) -> dict[str, Any]:
+    """As Redis completes it."""
+    return json.loads('{"seq":0,' + body.text)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "fields"),
+    [
+        (
+            status_body("running", "in x", attempt=2, host="h", more=[1]),
+            "status",
+            {"status": "running", "message": "in x", "attempt": 2, "host": "h", "more": [1]},
+        ),
+        (
+            status_body("pending", "", attempt=1, host=None),
+            "status",
+            {"status": "pending", "message": "", "attempt": 1, "host": None},
+        ),
+        (log_body("stderr", 'ü"\n\0\u2028\x1b'), "log", {"stream": "stderr", "data": 'ü"\n\0\u2028\x1b'}),
+        (metrics_body({"cpu_seconds": 0.5}), "metrics", {"cpu_seconds": 0.5}),
+        (progress_body("pulling", percent=5), "progress", {"message": "pulling", "percent": 5}),
+    ],
+)
+def test_bodies(body: Body, kind: str, fields: dict[str, Any]) -> None:
+    made = event(body)
+
+    assert body.kind == made["type"] == kind
+    assert "\n" not in body.text
+    datetime.fromisoformat(made["ts"])
+    assert {key: value for key, value in made.items() if key not in {"seq", "ts", "type"}} == fields
+
+
+def test_the_body_of_a_claim_is_open_for_the_attempt() -> None:
+    body = claim_body('h"1')
+
+    made = json.loads('{"seq":0,' + body.text + ',"attempt":3}')
+
+    assert (made["status"], made["host"], made["attempt"]) == ("preparing", 'h"1', 3)
+
+
+def test_no_event_is_invalid_json() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        metrics_body({"cpu_seconds": float("nan")})
+
+
+def test_times_are_utc_with_microseconds() -> None:
+    before = datetime.now(UTC)
+
+    text = now_iso()
+
+    assert len(text) == len("2025-01-01T00:00:00.000000Z")
+    assert text.endswith("Z")
+    assert abs((datetime.fromisoformat(text) - before).total_seconds()) < 5

@@ -1,0 +1,413 @@
+"""A job's files in its workspace, and the shell that starts it: run by the shells that images have."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cronium_worker.models import Job
+from cronium_worker.workspace import Workspace, create, remove
+from cronium_worker.workspace.gate import Gate
+from cronium_worker.workspace.staging import environment, stage_job, stage_launcher, start_script
+from tests.conftest import wait_until
+
+UID, GID = (4321, 4322) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+SHELLS = [["/bin/sh"], *([[found, "sh"]] if (found := shutil.which("busybox")) else [])]
+SH = pytest.mark.parametrize("sh", SHELLS, ids=" ".join)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    workspace = create(tmp_path, "sandbox", uid=UID, gid=GID)
+    yield workspace
+    remove(workspace)
+
+
+def job(kind: str = "bash", content: str = "echo hello\n", **fields: Any) -> Job:
+    return Job.model_validate({"id": "job-1", "script": {"type": kind, "content": content}, **fields})
+
+
+def stage(workspace: Workspace, staged: Job) -> None:
+    stage_job(workspace, staged, attempt=2, host="h1", uid=UID, gid=GID)
+
+
+def files_in(workspace: Workspace) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(workspace.root)): path.read_bytes()
+        for path in workspace.root.rglob("*")
+        if path.is_file() and path.parent != workspace.control
+    }
+
+
+# ---- files
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [("bash", ["main.sh"]), ("python", ["main.py"]), ("node", ["main.js", "main.mjs"])]
+)
+@pytest.mark.parametrize(
+    "content",
+    ["", "echo", "a\r\nb\r\n", "\ufeffx", "#!/bin/false\n", "ü\u2028\x1b\x7f", "'\"$(x)`\\", "x" * 2**20],
+    ids=["empty", "no newline", "crlf", "bom", "shebang", "controls", "quotes", "1 MiB"],
+)
+def test_the_script_is_written_byte_for_byte(workspace: Workspace, kind: str, names: list[str], content: str) -> None:
+    stage(workspace, job(kind, content))
+
+    assert sorted(path.name for path in workspace.scripts.iterdir()) == names
+    assert all((workspace.scripts / name).read_bytes() == content.encode() for name in names)
+
+
+def test_data_is_written_as_json(workspace: Workspace) -> None:
+    stage(workspace, job(input_data={"ü": [1, None]}, variables={'k"': "v"}, event={"name": "n", "jobId": "forged"}))
+
+    assert {name: json.loads(text) for name, text in files_in(workspace).items() if name.startswith("data/")} == {
+        "data/input.json": {"ü": [1, None]},
+        "data/variables.json": {'k"': "v"},
+        "data/event.json": {"name": "n", "jobId": "job-1", "attempt": 2, "host": "h1"},
+    }
+
+
+@pytest.mark.parametrize("value", [None, 0, False, "", [], {}])
+def test_falsy_input_is_input(workspace: Workspace, value: Any) -> None:
+    stage(workspace, job(input_data=value))
+
+    assert json.loads((workspace.data / "input.json").read_text()) == value
+
+
+def test_without_input_there_is_no_input_file(workspace: Workspace) -> None:
+    stage(workspace, job())
+
+    assert sorted(files_in(workspace)) == ["data/event.json", "data/variables.json", "scripts/main.sh"]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_modes_and_owners_hold_under_any_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        workspace = create(tmp_path, "sandbox", uid=UID, gid=GID)
+        stage_launcher(workspace)
+        stage(workspace, job("node", input_data=1))
+    finally:
+        os.umask(before)
+
+    own = (os.geteuid(), os.getegid())
+    for path in (path for path in workspace.root.rglob("*") if path.is_file()):
+        status = path.stat()
+        assert status.st_mode & 0o7777 == 0o644, path
+        assert (status.st_uid, status.st_gid) == ((UID, GID) if path.parent == workspace.data else own), path
+
+
+def test_nothing_is_written_over_or_through_what_is_there(workspace: Workspace, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    canary.write_text("untouched")
+    (workspace.data / "event.json").symlink_to(canary)
+
+    with pytest.raises(FileExistsError):
+        stage(workspace, job())
+
+    assert canary.read_text() == "untouched"
+
+
+def test_secrets_are_in_the_start_script_alone(workspace: Workspace) -> None:
+    stage(workspace, job(secrets={"TOKEN": "hunter2"}, input_data=1))
+
+    assert "hunter2" in (workspace.control / "start.sh").read_text()
+    assert not any(b"hunter2" in content for content in files_in(workspace).values())
+
+
+# ---- environment
+
+
+def test_the_worker_tells_the_script_about_its_job() -> None:
+    values = environment(job("node"), attempt=3, event={"name": "ü"})
+
+    assert values == {
+        "CRONIUM_JOB_ID": "job-1",
+        "CRONIUM_JOB_TYPE": "node",
+        "CRONIUM_ATTEMPT": "3",
+        "CRONIUM_DATA_DIR": "/workspace/data",
+        "CRONIUM_OUTPUT_DIR": "/workspace/output",
+        "CRONIUM_EVENT_METADATA": '{"name": "ü"}',
+    }
+
+
+def test_bash_gets_the_preamble_and_keeps_the_users_own() -> None:
+    plain = environment(job(), attempt=1, event={})
+    own = environment(job(environment={"BASH_ENV": "/workspace/mine"}), attempt=1, event={})
+
+    assert plain["BASH_ENV"] == own["BASH_ENV"] == "/usr/local/lib/cronium/preamble.bash"
+    assert "CRONIUM_USER_BASH_ENV" not in plain
+    assert own["CRONIUM_USER_BASH_ENV"] == "/workspace/mine"
+    python = environment(job("python", environment={"BASH_ENV": "x"}), attempt=1, event={})
+    assert python["BASH_ENV"] == "x"
+
+
+@pytest.mark.parametrize(("size", "kept"), [(1000, True), (64 * 1024 - 9, True), (64 * 1024 - 8, False)])
+def test_an_event_too_large_for_a_variable_is_in_its_file_only(size: int, kept: bool) -> None:
+    text = environment(job(), attempt=1, event={"a": "x" * size})["CRONIUM_EVENT_METADATA"]
+
+    assert json.loads(text) == ({"a": "x" * size} if kept else {})
+
+
+# ---- the start script, executed
+
+
+def delivered(sh: list[str], started: Job, tmp_path: Path) -> dict[str, str]:
+    """The environment that a program gets: the interpreter is env(1), its script's name the option -0."""
+    text = start_script(started, attempt=1, event={}).replace("/workspace/scripts/main.py", "-0")
+    path = tmp_path / "start.sh"
+    path.write_bytes(text.encode())
+    ran = subprocess.run(
+        [*sh, str(path)],
+        env={"CRONIUM_INTERPRETER": "/usr/bin/env", "PATH": "/usr/bin:/bin"},
+        check=False,
+        capture_output=True,
+    )
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    pairs = [pair.partition("=") for pair in ran.stdout.decode().split("\0") if pair]
+    names = [name for name, _, _ in pairs]
+    assert sorted(names) == sorted(set(names)), "exactly one entry of each name"
+    return {name: value for name, _, value in pairs}
+
+
+def python_job(values: dict[str, str], secrets: dict[str, str] | None = None) -> Job:
+    script = {"type": "python", "content": "", "working_directory": "/tmp"}
+    return Job.model_validate({"script": script, "environment": values, "secrets": secrets or {}})
+
+
+AWKWARD = {
+    "EMPTY": "",
+    "BLANKS": "  a  b  ",
+    "QUOTES": "it's \"quoted\" `x` \\ \\\\ '''",
+    "SHELL": "$HOME ${x} $(exit 1) ; & | > < * ? [a] ~ ! # {a,b}",
+    "NEWLINES": "\na\n\nb\n",
+    "CONTROLS": "\t\r\x01\x1b[31m\x7f",
+    "UNICODE": "Zoë 日本 \U0001f600 \u2028 \u202e",
+    "EQUALS": "a=b=c",
+    "EXPORT": "-n",
+    "LONG": "x'" * 32 * 1024,
+    "lower_case": "1",
+    "_": "underscore",
+    "__": "two",
+}
+# What shells treat in a way of their own, and what programs do.
+SPECIAL = {
+    name: "5 odd"
+    for name in (
+        "BASHOPTS BASH_ENV BASH_VERSINFO CDPATH ENV EUID FUNCNAME GROUPS HISTSIZE HOME HOSTNAME IFS LANG LC_ALL "
+        "LD_LIBRARY_PATH LINENO MAIL MAILCHECK MAILPATH NODE_OPTIONS OLDPWD OPTARG OPTERR OPTIND PATH PPID PS1 PS2 PS4 "
+        "PWD PYTHONHOME PYTHONPATH RANDOM SECONDS SHELL SHELLOPTS SHLVL TERM TMPDIR TZ UID USER"
+    ).split()
+}
+
+
+@SH
+def test_every_value_arrives_byte_for_byte(sh: list[str], tmp_path: Path) -> None:
+    got = delivered(sh, python_job(AWKWARD), tmp_path)
+
+    assert {name: got.get(name) for name in AWKWARD} == AWKWARD
+
+
+@SH
+@pytest.mark.parametrize("name", SPECIAL)
+def test_a_name_that_shells_know_is_set_like_any_other(sh: list[str], tmp_path: Path, name: str) -> None:
+    got = delivered(sh, python_job({name: SPECIAL[name]}), tmp_path)
+
+    assert got[name] == SPECIAL[name]
+
+
+@SH
+def test_all_special_names_at_once(sh: list[str], tmp_path: Path) -> None:
+    got = delivered(sh, python_job({}, secrets=SPECIAL), tmp_path)
+
+    assert {name: got.get(name) for name in SPECIAL} == SPECIAL
+
+
+@SH
+def test_nothing_else_is_in_the_environment(sh: list[str], tmp_path: Path) -> None:
+    got = delivered(sh, python_job({"A": "1"}), tmp_path)
+
+    assert {name for name in got if not name.startswith("CRONIUM_")} <= {"A", "PATH", "PWD", "OLDPWD", "SHLVL", "_"}
+    assert got["PATH"] == "/usr/bin:/bin"
+
+
+_names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True).filter(
+    lambda name: not name.upper().startswith(("CRONIUM_", "LD_"))
+)
+_values = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(_names, _values, max_size=8))
+def test_any_environment_arrives(tmp_path: Path, values: dict[str, str]) -> None:
+    for sh in SHELLS:
+        got = delivered(sh, python_job(values), tmp_path)
+
+        assert {name: got.get(name) for name in values} == values
+
+
+@SH
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("bash", ["-euo", "pipefail", "/workspace/scripts/main.sh"]),
+        ("python", ["/workspace/scripts/main.py"]),
+        ("node", ["--require", "/node_modules/cronium/preload.js", "/workspace/scripts/main.js"]),
+    ],
+)
+@pytest.mark.parametrize("special", [{}, {"OPTIND": "x"}], ids=["plain", "through env"])
+def test_the_interpreter_gets_its_arguments_and_directory(
+    sh: list[str], tmp_path: Path, kind: str, arguments: list[str], special: dict[str, str]
+) -> None:
+    directory = "/tmp/" + str(tmp_path).removeprefix("/tmp/") + "/it's a $new one"
+    if not directory.startswith(str(tmp_path)):
+        pytest.skip("temporary files are not in /tmp here")
+    interpreter = tmp_path / "interpreter"
+    interpreter.write_text("#!/bin/sh\npwd\nprintf '%s\\n' \"$@\"\n")
+    interpreter.chmod(0o755)
+    script = {"type": kind, "content": "", "working_directory": directory}
+    started = Job.model_validate({"script": script, "environment": special})
+    path = tmp_path / "start.sh"
+    path.write_text(start_script(started, attempt=1, event={}))
+
+    ran = subprocess.run(
+        [*sh, str(path)],
+        env={"CRONIUM_INTERPRETER": str(interpreter), "PATH": os.defpath},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    assert ran.stdout.splitlines() == [directory, *arguments]
+
+
+# ---- the launcher at its gate
+
+
+class Waiting:
+    """The launcher in a shell of this host, with the paths of a workspace, and an interpreter that says what it does."""
+
+    def __init__(self, sh: list[str], workspace: Workspace, tmp_path: Path, *, interpreter: str = "python3") -> None:
+        stage_launcher(workspace)
+        self.gate = Gate(workspace.control)
+        stage(workspace, job("python"))
+        start = workspace.control / "start.sh"
+        start.write_text(start.read_text().replace("/workspace", str(workspace.scratch)))
+        launcher = workspace.control / "launcher.sh"
+        launcher.write_text(launcher.read_text().replace("/run/cronium", str(workspace.control)))
+        programs = tmp_path / "programs"
+        programs.mkdir()
+        program = programs / "python3"
+        program.write_text("#!/bin/sh\necho started\nexit 7\n")
+        program.chmod(0o755)
+        self.process = subprocess.Popen(
+            [*sh, str(launcher), interpreter],
+            env={"PATH": f"{programs}:{os.defpath}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._gate_path = str(workspace.control / "gate")
+
+    def at_the_gate(self) -> bool:
+        folder = Path(f"/proc/{self.process.pid}/fd")
+        return self._gate_path in [os.readlink(link) for link in folder.iterdir()]
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=10)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def started(workspace: Workspace, tmp_path: Path) -> Iterator[Any]:
+    made: list[Waiting] = []
+
+    def start(sh: list[str], **options: str) -> Waiting:
+        made.append(Waiting(sh, workspace, tmp_path, **options))
+        return made[-1]
+
+    yield start
+    for waiting in made:
+        waiting.gate.close()
+        waiting.process.kill()
+        waiting.process.communicate()
+
+
+@SH
+def test_the_script_starts_when_the_gate_opens(started: Any, sh: list[str]) -> None:
+    waiting = started(sh)
+    wait_until(waiting.at_the_gate, what="the launcher at its gate")
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.process.wait(0.05)
+
+    waiting.gate.open()
+
+    assert waiting.end() == (7, "started\n", "")
+    assert waiting.gate.passed()
+
+
+@SH
+def test_the_gate_may_open_before_the_launcher_is_there(started: Any, sh: list[str]) -> None:
+    waiting = started(sh)
+
+    waiting.gate.open()
+
+    assert waiting.end() == (7, "started\n", "")
+    assert waiting.gate.passed()
+
+
+@SH
+def test_the_launcher_ends_when_its_worker_is_gone(started: Any, sh: list[str]) -> None:
+    waiting = started(sh)
+    wait_until(waiting.at_the_gate, what="the launcher at its gate")
+
+    waiting.gate.close()
+
+    assert waiting.end() == (0, "", "")
+
+
+@SH
+def test_without_an_interpreter_nothing_passes_the_gate(started: Any, sh: list[str]) -> None:
+    waiting = started(sh, interpreter="no-such-interpreter")
+    waiting.gate.open()
+
+    code, out, err = waiting.end()
+
+    assert (code, out) == (127, "")
+    assert err == "cronium: this image has no no-such-interpreter\n"
+    assert not waiting.gate.passed()
+
+
+def test_an_open_gate_is_not_passed_before_somebody_went_through(workspace: Workspace) -> None:
+    gate = Gate(workspace.control)
+    gate.open()
+    assert not gate.passed()
+
+    with (workspace.control / "gate").open("rb", buffering=0) as launcher:
+        assert launcher.read(16) == b"go\n"
+
+    assert gate.passed()
+    gate.close()
+    gate.close()
+
+
+def test_the_container_may_read_the_gate_but_not_write(workspace: Workspace) -> None:
+    gate = Gate(workspace.control)
+
+    assert (workspace.control / "gate").stat().st_mode & 0o222 == 0o200
+    gate.close()
+
+
+def test_a_second_gate_is_refused(workspace: Workspace) -> None:
+    gate = Gate(workspace.control)
+
+    with pytest.raises(FileExistsError):
+        Gate(workspace.control)
+    gate.close()
