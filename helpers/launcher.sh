@@ -5,6 +5,7 @@
 #   gate      FIFO; a line comes when there is a job, the end of the file when the worker is gone
 #   start.sh  environment, directory and command line of the job, there before the gate opens
 # $1: the interpreter. It is looked up before anything of the job is read.
+# shellcheck disable=SC2034  # start.sh uses it
 if ! CRONIUM_INTERPRETER=$(command -v "$1"); then
     echo "cronium: this image has no $1" >&2
     exit 127

@@ -1,6 +1,7 @@
 """`cronium worker`, `hosts`, `drain`, `images`, `config`: run the fleet."""
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -42,7 +43,7 @@ def worker(concurrency: int | None, queues: str | None, node: str | None) -> Non
 def _both_nodes(slots: int, queues: str) -> int:
     from cronium_worker.cli.supervise import supervise
 
-    command = ["cronium", "worker", "--node"]
+    command = [sys.executable, "-m", "cronium_worker", "worker", "--node"]  # also where `cronium` is not on the PATH
     return supervise(
         {
             JOBS_NODE: [*command, JOBS_NODE, "--concurrency", str(slots), "--queues", queues],

@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,8 +26,11 @@ Report = Callable[[str], None]
 # How long to wait for a registry's word on the Alpine image before it counts as out of reach.
 REGISTRY_TIMEOUT_S = 10.0
 _ERROR_LINES = 12
-# The classic builder's note of the image that a step has left.
+_ERROR_PIECES = 100
+# The classic builder's own notes between a step's output; the first form names the image that a step has left.
 _STEP_IMAGE = re.compile(r"^ ---> ([0-9a-f]{12})$")
+_NOTES = (" ---> ", "Removing intermediate container ")
+_COLOUR = re.compile(r"\x1b\[\d*m")  # it prints what comes from stderr in red
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +103,9 @@ def _parent_digest(api: docker.APIClient, flavour: str, report: Report) -> str:
     image = find_image(api, parent)
     if image is None:
         report(f"{parent}: pulling")
-        for message in api.pull(parent, stream=True, decode=True):
-            if "error" in message:
-                raise ImageBuildError(f"{parent}: {message['error']}")
+        failures = [m["error"] for m in api.pull(parent, stream=True, decode=True) if "error" in m]
+        if failures:
+            raise ImageBuildError(f"{parent}: {failures[0]}")
         image = find_image(api, parent)
     if image is None:
         raise ImageBuildError(f"{parent}: pulled, but the engine does not know it")
@@ -129,8 +132,8 @@ def _ensure(api: docker.APIClient, wanted: Recipe, flavour: str, parent_digest: 
 
 
 def _build(api: docker.APIClient, wanted: Recipe, labels: dict[str, str]) -> None:
-    step_lines: deque[str] = deque(maxlen=_ERROR_LINES)
-    last_image = None
+    step_output: deque[str] = deque(maxlen=_ERROR_PIECES)
+    last_image, failure = None, None
     # The labels become the last step, so a change of one file does not run the earlier steps again.
     messages = api.build(
         fileobj=io.BytesIO(recipe.context(wanted)),
@@ -144,15 +147,22 @@ def _build(api: docker.APIClient, wanted: Recipe, labels: dict[str, str]) -> Non
     for message in messages:
         text = str(message.get("stream", ""))
         if text.startswith("Step "):
-            step_lines.clear()
+            step_output.clear()
         if found := _STEP_IMAGE.match(text.rstrip("\n")):
             last_image = found[1]
-        step_lines.extend(line for line in text.splitlines() if line.strip())
-        if "error" in message:
-            if last_image:
-                _discard(api, last_image)
-            detail = "\n".join(step_lines)
-            raise ImageBuildError(f"{wanted.reference}: {message['error']}\n{detail}")
+        if not text.startswith(_NOTES):
+            step_output.append(text)
+        failure = failure or message.get("error")
+    # Read to its end, the stream gives its connection back.
+    if failure:
+        if last_image:
+            _discard(api, last_image)
+        raise ImageBuildError(f"{wanted.reference}: {failure}\n{_tail(step_output)}")
+
+
+def _tail(pieces: Iterable[str]) -> str:
+    lines = _COLOUR.sub("", "".join(pieces)).splitlines()
+    return "\n".join([line for line in lines if line.strip()][-_ERROR_LINES:])
 
 
 def _discard(api: docker.APIClient, image_id: str) -> None:

@@ -107,9 +107,9 @@ def _make_leaves(sandbox_id: str, sandboxes: int, *, uid: int, gid: int) -> None
 def _make(name: str, parent: int, *, owner: tuple[int, int] | None = None, inside: tuple[str, ...] = ()) -> None:
     os.mkdir(name, 0o700, dir_fd=parent)
     with closing(open_directory(name, dir_fd=parent)) as descriptor:
+        os.fchmod(descriptor, 0o755)  # before anything is made in it: the umask may forbid even the owner
         for child in inside:
             _make(child, descriptor)
-        os.fchmod(descriptor, 0o755)
         if owner is not None and owner != (os.geteuid(), os.getegid()):
             os.fchown(descriptor, *owner)
 
@@ -169,7 +169,7 @@ class _Eraser:
         holder, following = names
         with closing(open_directory(holder, dir_fd=self._root)) as target:
             held += self._empty(self._root, target, keep=frozenset(names))
-        while held or waiting:
+        while held:
             moved = self._erase_generation(holder, following)
             # A holder that was large stays slow to scan (ext4), one with a failure holds what is left.
             if held > _HOLDER_MAX_ENTRIES or self._failures:

@@ -27,6 +27,12 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CHUNK_BYTES = MIB
 _NAMES_IN_A_NOTE = 5
 _SHOWN_CHARACTERS = 120
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
 # "./" cannot begin the name of a collected file, so it marks the names that are encoded.
 _ENCODED = "./"
 _UNDECODABLE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of bad bytes (PEP 383)
@@ -137,10 +143,7 @@ def descend(root_fd: int, path: bytes) -> int:
 
 def kind(mode: int) -> str | None:
     """What an object that is no regular file is called; None for a regular file."""
-    if stat.S_ISREG(mode):
-        return None
-    names = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
-    return names.get(stat.S_IFMT(mode)) or ("a socket" if stat.S_ISSOCK(mode) else "a device")
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a device")
 
 
 def open_regular(name: bytes, *, dir_fd: int, mount: int, owner_uid: int) -> int:

@@ -18,6 +18,7 @@ from tests.integration.scripts import LANGUAGES, exits_with, says
 from tests.system.conftest import Fleet
 
 TIMEOUT_S = 60
+KINDS = ("script", "environment", "secret", "input", "variable", "output")
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,10 @@ def test_a_failed_script_is_no_error_of_the_worker(fleet: Fleet) -> None:
 
 
 def test_nothing_of_a_job_is_in_events_messages_or_logs(fleet: Fleet) -> None:
-    marks = {name: f"mark-{name}-{uuid4().hex}" for name in ("script", "environment", "secret", "input", "variable", "output")}
+    marks = {
+        name: f"mark-{name}-{uuid4().hex}"
+        for name in ("script", "environment", "secret", "input", "variable", "output")
+    }
     seen: list[str] = []
     job_id = uuid4().hex
     listening = threading.Event()

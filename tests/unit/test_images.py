@@ -123,7 +123,7 @@ def test_a_pull_without_progress_is_given_up() -> None:
     engine.go.clear()
     fake: Any = engine
 
-    with pytest.raises(ImagePullError, match="no progress for 0.1 s") as caught:
+    with pytest.raises(ImagePullError, match=r"no progress for 0\.1 s") as caught:
         ensure(engine, "a:1", manager=ImageManager(fake, Registry(pull_idle_timeout=0.1)))
     engine.go.set()
 

@@ -3,6 +3,7 @@
 import socket
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def test_frames_come_out_in_order_however_they_are_cut(frames: list[tuple[int, b
     edges = [0, *sorted(cut % (len(wire) + 1) for cut in cuts), len(wire)]
     peer = Peer()
 
-    chunks = [chunk for start, end in zip(edges, edges[1:], strict=False) for chunk in peer.send(wire[start:end])]
+    chunks = [chunk for start, end in pairwise(edges) for chunk in peer.send(wire[start:end])]
     peer.close()
 
     names: dict[int, Stream] = {1: "stdout", 2: "stderr"}
@@ -178,7 +179,7 @@ def job_log(*secrets: str, max_bytes: int = 10**6) -> tuple[JobLog, Paper]:
 
 def in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False) if end > start]
+    return [data[start:end] for start, end in pairwise(edges) if end > start]
 
 
 _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -1,5 +1,6 @@
 """Secrets in text, in JSON values and in streams of bytes, however they are cut."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ _quick = settings(deadline=None, max_examples=400)
 def streamed(masker: StreamMasker, data: bytes, cuts: list[int]) -> list[bytes]:
     """The chunks that come out; the last one is what was held back to the end."""
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [masker.feed(data[start:end]) for start, end in zip(edges, edges[1:], strict=False)] + [masker.finish()]
+    return [masker.feed(data[start:end]) for start, end in pairwise(edges)] + [masker.finish()]
 
 
 @_quick

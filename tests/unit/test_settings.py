@@ -37,7 +37,6 @@ SETTINGS = [
     ("CRONIUM_IMAGES__BASH", "tools:1", "images.bash", "tools:1"),
     ("CRONIUM_IMAGES__PYTHON", "tools:2", "images.python", "tools:2"),
     ("CRONIUM_IMAGES__NODE", "tools:3", "images.node", "tools:3"),
-    ("CRONIUM_REGISTRY__PREFIX", "registry.example/", "registry.prefix", "registry.example/"),
     ("CRONIUM_REGISTRY__USERNAME", "ada", "registry.username", "ada"),
     ("CRONIUM_REGISTRY__PASSWORD", "pw", "registry.password", "pw"),
     ("CRONIUM_REGISTRY__PULL_IDLE_TIMEOUT", "5", "registry.pull_idle_timeout", 5.0),

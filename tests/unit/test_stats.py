@@ -11,8 +11,8 @@ from cronium_worker.models import Metrics
 PID = 4242
 GROUP = "docker/0123abcd"
 NET_DEV = """\
-Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+Inter-|   Receive                            |  Transmit
+ face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed
     lo: 1000       10    0    0    0     0          0         0     1000      10    0    0    0     0       0          0
   eth0: 2000       20    0    0    0     0          0         0      300       3    0    0    0     0       0          0
   eth1:5           1    0    0    0     0          0         0        7       1    0    0    0     0       0          0

@@ -37,14 +37,15 @@ while True:
 class Supervisor:
     """One that runs apart from the tests; `lines` is what it has printed so far."""
 
-    def __init__(self, commands: dict[str, list[str]], restart_delay_s: float) -> None:
+    def __init__(self, commands: dict[str, list[str]], restart_delay_s: float, path: str | None) -> None:
         code = (
             "import json, sys\n"
             "from cronium_worker.cli.supervise import supervise\n"
             "sys.exit(supervise(json.loads(sys.argv[1]), restart_delay_s=float(sys.argv[2])))\n"
         )
         arguments = [sys.executable, "-c", code, json.dumps(commands), str(restart_delay_s)]
-        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+        environment = {**os.environ, "PATH": path} if path is not None else None
+        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -59,7 +60,7 @@ class Supervisor:
         return len([line for line in list(self.lines) if re.search(pattern, line)]) >= times
 
     def end(self) -> int:
-        code = self.process.wait(timeout=20)
+        code = self.process.wait(timeout=10)
         self._reader.join(timeout=20)
         return code
 
@@ -71,16 +72,20 @@ Start = Callable[..., Supervisor]
 def start() -> Iterator[Start]:
     started: list[Supervisor] = []
 
-    def run(commands: dict[str, list[str]], *, restart_delay_s: float = 0.01) -> Supervisor:
-        supervisor = Supervisor(commands, restart_delay_s)
+    def run(commands: dict[str, list[str]], *, restart_delay_s: float = 0.01, path: str | None = None) -> Supervisor:
+        supervisor = Supervisor(commands, restart_delay_s, path)
         started.append(supervisor)
         return supervisor
 
     yield run
     for supervisor in started:
         supervisor.process.terminate()
-        supervisor.process.terminate()
-        supervisor.end()
+        try:
+            supervisor.end()
+        except subprocess.TimeoutExpired:
+            supervisor.process.kill()  # its children end with it
+            supervisor.end()
+            raise
 
 
 def child(notes: Path, *, last_signal: int = 1) -> list[str]:
@@ -115,14 +120,18 @@ def test_a_signal_is_passed_on_once_to_all_and_it_waits_for_them(
     notes = [tmp_path / "one", tmp_path / "two"]
     supervisor = start({"one": child(notes[0]), "two": child(notes[1])})
     wait_until(lambda: all(written(note) for note in notes))
+    for note in notes:
+        pid = int(written(note)[0])
+        assert os.getpgid(pid) == pid, "the terminal's Ctrl-C must not reach it twice"
 
     supervisor.process.send_signal(number)
 
     assert supervisor.end() == 0
     for note in notes:
-        pid, *signals = written(note)
+        number_of, *signals = written(note)
         assert signals == [passed_on]
-        assert gone(int(pid))
+        assert gone(int(number_of))
+    assert not supervisor.has("starting it again")
 
 
 def test_a_second_signal_is_passed_on_as_well(start: Start, tmp_path: Path) -> None:
@@ -168,9 +177,12 @@ def test_the_end_by_a_signal_is_named(start: Start) -> None:
     wait_until(lambda: supervisor.has(r"^shot \| supervisor: ended, killed by SIGKILL; "))
 
 
-def test_a_command_that_is_not_there_is_tried_again_and_holds_nothing_up(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [None, "/nowhere"], ids=["with setpriv", "without setpriv"])
+def test_a_command_that_is_not_there_is_tried_again_and_holds_nothing_up(
+    start: Start, tmp_path: Path, path: str | None
+) -> None:
     notes = tmp_path / "notes"
-    supervisor = start({"absent": ["/no/such/program"], "present": child(notes)})
+    supervisor = start({"absent": ["/no/such/program"], "present": child(notes)}, path=path)
 
     wait_until(lambda: supervisor.has(r"^absent +\| supervisor: .*starting it again", times=2))
     wait_until(lambda: written(notes))

@@ -150,13 +150,17 @@ def test_bad_utf8_is_not_written_back(scripts: Scripts) -> None:
 
 
 PLAIN = {
-    "main module": "console.log(require.main === module, module.id, __filename, process.argv, this === exports)",
-    "globals": "console.log(Object.keys(globalThis), typeof globalThis.require, process.mainModule === module)",
-    "sloppy mode": "undeclared = 08; with ({ a: 1 }) console.log(a, delete globalThis.undeclared); return 5;",
+    "everyday": """
+        const cronium = "a name of the script's own";
+        console.log(require.main === module, module.id, __filename, process.argv, this === exports, cronium);
+        console.log(Object.keys(globalThis), typeof globalThis.require, process.mainModule === module);
+        console.log("import x from y", /export default/.source, typeof import("node:fs").then);
+        x = { await() {} }; x.await (8);
+        (async () => console.log(await (5), await [6]))();
+        with ({ a: 08 }) console.log(a, delete globalThis.x);
+        return 5;
+    """,
     "await as a name": "var await = 1; console.log(await); async function f() { await 1; } f();",
-    "await of an expression": "(async () => console.log(await (5), await [6]))(); x = { await() {} }; x.await (8)",
-    "import in text": "console.log('import x from y', /export default/.source, typeof import('node:fs').then)",
-    "own global name": "const cronium = 5; console.log(cronium)",
     "hashbang": "#!/usr/bin/env node\nconsole.log('hashbang')",
     "byte order mark": "\ufeffconsole.log('mark')",
     "injection": "}); console.log('outside'); (function () {",

@@ -56,6 +56,7 @@ def unprivileged() -> Iterator[Path]:
     base = Path(tempfile.mkdtemp())
     if os.geteuid() != 0:
         yield base
+        subprocess.run(["chmod", "-R", "u+rwx", base], check=True)
         shutil.rmtree(base)
         return
     os.chown(base, NOBODY, NOBODY)

@@ -353,7 +353,17 @@ def test_a_file_over_a_limit_stays_with_size_and_checksum(workspace: Workspace) 
     )
 
 
-def test_a_sparse_file_costs_neither_time_nor_memory(workspace: Workspace) -> None:
+def test_a_sparse_file_costs_neither_time_nor_memory(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_bytes = 0
+    original = walk.os.read
+
+    def read(descriptor: int, count: int) -> bytes:
+        nonlocal read_bytes
+        data = original(descriptor, count)
+        read_bytes += len(data)
+        return data
+
+    monkeypatch.setattr(walk.os, "read", read)
     for name, size in {"a": 2**40, "b": 3 * 2**20}.items():
         (workspace.output / name).touch()
         os.truncate(workspace.output / name, size)
@@ -368,6 +378,7 @@ def test_a_sparse_file_costs_neither_time_nor_memory(workspace: Workspace) -> No
     assert content(collected, "c") == b"x"
     assert collected.notes[0].endswith("without content and checksum: 'a'")
     assert peak < 4 * 2**20
+    assert read_bytes == 3 * 2**20 + 1
 
 
 @pytest.mark.parametrize("change", [+5, -5])

@@ -1,0 +1,72 @@
+# What there is to do here: `make help`. Every target can be called at any time; what is there already is not
+# done again. Nothing asks a question.
+
+SETUP := deploy/local/setup.sh
+WITH_SERVICES := deploy/local/with-services.sh
+BIN := .venv/bin
+# make images FLAVOUR=alpine|debian
+FLAVOUR ?=
+# make test ARGS="-k name"
+ARGS ?=
+export ARGS
+
+CHECKS := check-format check-lint check-types check-layers check-shell check-dockerfiles
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test up check $(CHECKS) bench images lock clean
+
+help: ## this list
+	@echo 'cronium-worker: scripts as jobs, each alone in a container, on a fleet of Docker hosts'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: ## everything on this machine, three real jobs with live logs and results, and all down again
+	@$(SETUP) venv services
+	@$(WITH_SERVICES) deploy/local/demo.sh
+
+test: ## the whole test suite on a real Docker Engine and a real Redis; ARGS="-k name" for a part
+	@$(SETUP) venv services tests
+	@$(WITH_SERVICES) sh -c 'cronium images build && exec pytest $$ARGS'
+
+up: ## the fleet in the foreground: worker, agent, beat, Flower; Ctrl-C ends it, records stay in var/
+	@$(SETUP) venv services
+	@$(WITH_SERVICES) --state var sh -c 'cronium images build \
+		&& echo "Flower: http://127.0.0.1:5555" \
+		&& exec python -m cronium_worker.cli.supervise Procfile'
+
+check: ## formatter, linters, types, layers: what CI runs before the tests
+	@$(SETUP) venv check
+	@$(MAKE) --no-print-directory $(CHECKS)
+
+check-format:
+	$(BIN)/ruff format --check .
+
+check-lint:
+	$(BIN)/ruff check .
+
+check-types:
+	$(BIN)/mypy
+
+check-layers:
+	$(BIN)/lint-imports --no-logo
+
+check-shell:
+	find . \( -path ./.venv -o -path ./var -o -path ./.git \) -prune -o \
+		-type f \( -name '*.sh' -o -name '*.bash' -o -path ./.ci/run \) -print0 | xargs -0 shellcheck
+
+check-dockerfiles:
+	find images -name '*.Dockerfile' -print0 | xargs -0 $(BIN)/hadolint --config images/.hadolint.yaml
+
+bench: ## the benchmarks as a table, and in benchmarks/results/latest.json
+	@$(SETUP) venv services
+	@$(WITH_SERVICES) sh -c 'cronium images build && exec python -m benchmarks $$ARGS'
+
+images: ## base and runner images; FLAVOUR=alpine or FLAVOUR=debian
+	@$(SETUP) venv services
+	@$(WITH_SERVICES) cronium images build $(if $(FLAVOUR),--flavour $(FLAVOUR))
+
+lock: ## requirements*.txt anew from pyproject.toml; UPGRADE=1 takes newer versions
+	@deploy/local/lock.sh $(if $(UPGRADE),--upgrade)
+
+clean: ## away with .venv and the tools' caches; images and var/ stay
+	rm -rf .venv build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
