@@ -7,11 +7,13 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 
 from pydantic import ValidationError
+from redis.exceptions import RedisError
 
 from cronium_worker.engine.client import ContainerState
 from cronium_worker.engine.images import ImageManager
 from cronium_worker.errors import (
     Cancelled,
+    ClaimLost,
     ContainerStartError,
     DaemonError,
     Fault,
@@ -70,11 +72,17 @@ class Attempt:
                     watch = self._follow(sandbox, job)
                     state = self._end(sandbox)
                 with self._phase("collect_s"):
-                    sandbox.destroy_container()
                     output_error = self._collect(sandbox)
                 error = self._judge(job, watch, state) or output_error
             except Fault as fault:
                 error = fault.info()
+            except (ClaimLost, RedisError):
+                raise
+            except Exception as unexpected:
+                # A job never stays silent: what went wrong here is told, and the log has the rest.
+                logger.exception("attempt failed", extra={"job_id": self._claim.job.id})
+                reason = unexpected.strerror if isinstance(unexpected, OSError) else type(unexpected).__name__
+                error = DaemonError(f"the worker failed: {reason}", retryable=True).info()
         return self._result(error)
 
     @contextmanager
@@ -159,7 +167,11 @@ class Attempt:
                 "notes": tuple(self._masker.text(note) for note in collected.notes),
             }
         )
-        return collected.errors[0].info() if collected.errors else None
+        if not collected.errors:
+            return None
+        first, *others = (error.info() for error in collected.errors)
+        also = {"also": [other.message for other in others]} if others else {}
+        return first.model_copy(update={"details": {**first.details, **also}})
 
     def _judge(self, job: Job, watch: Watch, state: ContainerState) -> ErrorInfo | None:
         """How the run itself ended; None: exit code 0."""
@@ -186,7 +198,8 @@ class Attempt:
 
     def _result(self, error: ErrorInfo | None) -> JobResult:
         if error is not None:
-            error = error.model_copy(update={"message": self._public(error.message)})
+            details = self._masker.json(error.details)
+            error = error.model_copy(update={"message": self._public(error.message), "details": details})
         claim = self._claim
         return JobResult(
             job_id=claim.job.id,

@@ -118,20 +118,15 @@ class Sandbox:
     def wait(self, *, timeout_s: int) -> ContainerState:
         return self.host.engine.wait(self.container_id, timeout_s=timeout_s)
 
-    def destroy_container(self) -> None:
-        """Remove the container, and let go of all that belongs to it. Idempotent. Raises DaemonError."""
+    def destroy(self) -> None:
+        """Remove container and workspace, whatever happened; what cannot be removed is left to the janitor."""
         self.stream.close()
         self.usage.close()
         self.gate.close()
         if self.end is not None:
             os.close(self.end)
-            self.end = None
-        self.host.engine.remove(self.container_id)
-
-    def destroy(self) -> None:
-        """Remove container and workspace, whatever happened; what cannot be removed is left to the janitor."""
         try:
-            self.destroy_container()
+            self.host.engine.remove(self.container_id)
         except Fault:
             # Its processes may still write: the workspace stays as well.
             logger.exception("container not removed", extra={"container": self.container_id})

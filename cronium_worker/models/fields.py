@@ -14,6 +14,7 @@ JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ENVIRONMENT_VALUE_MAX_BYTES = 64 * KIB
 ENVIRONMENT_MAX_BYTES = 512 * KIB
+JSON_MAX_DEPTH = 150  # pydantic's own parser stops at 200, the levels of the job around the value included
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt]?)b?", re.IGNORECASE | re.ASCII)
 _SIZE_UNITS = {"": 1, "b": 1, "k": KIB, "m": MIB, "g": 1024 * MIB, "t": 1024 * 1024 * MIB}
@@ -57,10 +58,23 @@ def json_bytes(value: object) -> bytes:
         raise ValueError("contains a lone surrogate, which is not text") from None
 
 
+def _is_deeper_than(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels + 1):
+        inner = [list(item.values()) if isinstance(item, dict) else item for item in layer]
+        layer = [child for item in inner if isinstance(item, list) for child in item]
+        if not layer:
+            return False
+    return True
+
+
 def limited_json(limit_bytes: int) -> AfterValidator:
-    """A validator that refuses a value whose JSON is longer than `limit_bytes` or is not strict JSON."""
+    """A validator that refuses a value whose JSON is longer than `limit_bytes`, nested deeper than
+    JSON_MAX_DEPTH, or no strict JSON."""
 
     def check(value: Any) -> Any:
+        if _is_deeper_than(value, JSON_MAX_DEPTH):
+            raise ValueError(f"nested deeper than {JSON_MAX_DEPTH} levels")
         size = len(json_bytes(value))
         if size > limit_bytes:
             raise ValueError(f"{size} bytes as JSON, at most {limit_bytes} are allowed")

@@ -41,6 +41,8 @@ __all__ = ["Collected", "Limits", "collect", "parse_json"]
 _OUTPUT_JSON = "output.json"
 _CONDITION_JSON = "condition.json"
 _VARIABLES_JSON = "variables.json"
+# Read on their own, or left half written by a helper that was killed.
+_NO_FILES = re.compile(rb"(output|condition)\.json|\.(output|condition)\.json\.[^/]+\.tmp")
 
 _DEPTH_MAX = 180  # pydantic's JSON reader ends at 200 levels, some of them are the result's and event's
 _NUMBER_MAX_CHARACTERS = 4300  # CPython's own limit of int(str), sys.int_info.default_max_str_digits
@@ -139,8 +141,7 @@ class _Collector:
         return value
 
     def files(self, directory: int) -> dict[str, OutputFile]:
-        skip = frozenset({_OUTPUT_JSON.encode(), _CONDITION_JSON.encode()})
-        lister = Lister(directory, limits=self._limits, notes=self.notes, deadline=self._deadline, skip=skip)
+        lister = Lister(directory, limits=self._limits, notes=self.notes, deadline=self._deadline, skip=_NO_FILES)
         mount = mount_id(directory)
         found = {}
         for path in lister.run():

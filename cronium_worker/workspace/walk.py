@@ -27,12 +27,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CHUNK_BYTES = MIB
 _NAMES_IN_A_NOTE = 5
 _SHOWN_CHARACTERS = 120
-_KINDS = {
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-}
+_KIND = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "directory", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
 # "./" cannot begin the name of a collected file, so it marks the names that are encoded.
 _ENCODED = "./"
 _UNDECODABLE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of bad bytes (PEP 383)
@@ -143,7 +138,7 @@ def descend(root_fd: int, path: bytes) -> int:
 
 def kind(mode: int) -> str | None:
     """What an object that is no regular file is called; None for a regular file."""
-    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a device")
+    return None if stat.S_ISREG(mode) else f"a {_KIND.get(stat.S_IFMT(mode), 'device')}"
 
 
 def open_regular(name: bytes, *, dir_fd: int, mount: int, owner_uid: int) -> int:
@@ -217,7 +212,7 @@ class Lister:
     Memory is bounded by the limits, not by the tree; what is left out is in `notes`.
     """
 
-    def __init__(self, root_fd: int, *, limits: Limits, notes: Notes, deadline: float, skip: frozenset[bytes]) -> None:
+    def __init__(self, root_fd: int, *, limits: Limits, notes: Notes, deadline: float, skip: re.Pattern[bytes]) -> None:
         self._root_fd = root_fd
         self._mount = mount_id(root_fd)
         self._limits = limits
@@ -254,8 +249,7 @@ class Lister:
                 for entry in entries:
                     self._entries += 1
                     if self._entries > self._limits.entries or time.monotonic() > self._deadline:
-                        ended = f"the listing was ended after {self._entries - 1} names"
-                        self._notes.say(f"{ended}: what was not listed is not collected")
+                        self._notes.say(f"the listing was ended after {self._entries - 1} names, without the rest")
                         return False
                     self._take(entry, directory)
         return True
@@ -263,7 +257,7 @@ class Lister:
     def _take(self, entry: "os.DirEntry[str]", directory: bytes) -> None:
         name = os.fsencode(entry.name)
         path = b"%b/%b" % (directory, name) if directory else name
-        if path in self._skip:
+        if self._skip.fullmatch(path):
             return
         is_directory = entry.is_dir(follow_symlinks=False)
         if not is_directory and not entry.is_file(follow_symlinks=False):

@@ -25,27 +25,28 @@ Object.defineProperty(globalThis, "cronium", {
   },
 });
 
-// Node.js calls this to run the main file, and keeps it replaceable for programs of this kind.
+// Node.js calls this to run the main file, and keeps it replaceable for programs of this kind. A forked process or
+// a worker thread of a module has main.mjs for its main file.
 const runMain = Module.runMain;
 Module.runMain = function (main = process.argv[1], ...rest) {
   Module.runMain = runMain;
   const script = main?.replace(/\.mjs$/, ".js");
   const twin = script?.replace(/\.js$/, ".mjs");
   const areThere = script !== twin && fs.existsSync(script) && fs.existsSync(twin);
-  if (!areThere || !runsAsModule(main, script, twin)) {
+  if (!areThere || !runsAsModule(script, twin)) {
     return runMain.call(Module, main, ...rest);
   }
-  // Scripts mix await at the top level with require(). No __filename: packages would think they are CommonJS.
+  // Scripts mix await at the top level with require(). No __filename: packages would take that for CommonJS.
   const value = Module.createRequire(script);
   Object.defineProperty(globalThis, "require", { value, configurable: true, writable: true });
   process.argv[1] = twin;
   return runMain.call(Module, twin, ...rest);
 };
 
-/** Whether the main file is a job's module: a forked process and a worker thread may be given main.mjs itself. */
-function runsAsModule(main, script, twin) {
+/** Whether two files are a job's script and a module: other files of such names are none of ours. */
+function runsAsModule(script, twin) {
   const source = fs.readFileSync(script);
-  return (main === twin || isModule(source.toString())) && source.equals(fs.readFileSync(twin));
+  return isModule(source.toString()) && source.equals(fs.readFileSync(twin));
 }
 
 // What V8 says of a function with ES module syntax in it, except for await: that has a dozen messages.
@@ -54,7 +55,7 @@ const AsyncFunction = async function () {}.constructor;
 
 /** Whether a source can be no CommonJS module but an ES module. */
 function isModule(source) {
-  const text = source.replace(/^\uFEFF/, "").replace(/^#!/, "//");
+  const text = source.replace(/^\uFEFF?#!/, "//");
   // A CommonJS module is the body of a function.
   const error = errorOf(() => new Function("exports", "require", "module", "__filename", "__dirname", text));
   if (error === undefined && !/\bawait\b/.test(text)) return false;

@@ -15,7 +15,7 @@ from cronium_worker.execution.joblog import JobLog
 from cronium_worker.masking import Masker
 from cronium_worker.models import Stream
 
-_quick = settings(deadline=None, max_examples=150)
+_quick = settings(deadline=None, database=None, max_examples=100)
 
 
 def frame(kind: int, data: bytes, *, length: int | None = None) -> bytes:

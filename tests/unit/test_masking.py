@@ -13,7 +13,7 @@ from cronium_worker.masking import MASK, Masker, StreamMasker
 _words = st.text("ab", min_size=1, max_size=6)
 _secrets = st.lists(_words, min_size=1, max_size=4)
 _long = st.text("abc", max_size=40)
-_quick = settings(deadline=None, max_examples=400)
+_quick = settings(deadline=None, database=None, max_examples=150)
 
 
 def streamed(masker: StreamMasker, data: bytes, cuts: list[int]) -> list[bytes]:
@@ -86,6 +86,24 @@ def test_a_secret_in_several_chunks_is_hidden(size: int) -> None:
     out = b"".join(masker.feed(data[i : i + size]) for i in range(0, len(data), size)) + masker.finish()
 
     assert out.decode() == "before *** after pässwört"
+
+
+@pytest.mark.parametrize("cut", range(19))
+@pytest.mark.parametrize(
+    ("secrets", "masked"),
+    [
+        (["abc", "abcdef"], "x***y***deg***|"),
+        (["abc", "abcdeg"], "x***defy******|"),
+        (["bcd", "abcdef"], "x***ya***egabc|"),
+    ],
+)
+def test_a_secret_that_begins_or_holds_another_is_hidden_whole(secrets: list[str], masked: str, cut: int) -> None:
+    text = b"xabcdefyabcdegabc|"
+    masker = Masker(secrets).stream()
+
+    out = masker.feed(text[:cut]) + masker.feed(text[cut:]) + masker.finish()
+
+    assert out.decode() == masked
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from cronium_worker.errors import ConfigurationError
 from cronium_worker.settings import Settings, caller_variable, load_settings
@@ -183,6 +184,9 @@ def test_a_wrong_password_is_not_in_the_message(monkeypatch: pytest.MonkeyPatch)
         load_settings()
 
     assert "hunter2" not in str(caught.value)
+    with pytest.raises(ValidationError) as raw:
+        Settings()
+    assert "hunter2" not in str(raw.value)
 
 
 @pytest.mark.parametrize(

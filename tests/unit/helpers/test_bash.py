@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -233,6 +234,22 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(workspace: Workspace) -> Non
     assert result.stdout == "status 1\n"
     assert json.loads((workspace.output / "output.json").read_text()) == "old"
     assert workspace.files() == {"output/output.json"}
+
+
+@STRICT
+def test_without_flock_the_functions_still_work(workspace: Workspace, tmp_path: Path, flags: list[str]) -> None:
+    """It fails within the function, which must reach neither the caller's ERR trap nor its errexit."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "jq", "mkdir", "mv", "rm"):
+        found = shutil.which(name)
+        assert found
+        (tools / name).symlink_to(found)
+    script = "trap 'echo trapped' ERR; cronium_setVariable k v; cronium_increment_variable n; cronium_getVariable k"
+
+    result = run(workspace, script, *flags, "-E", PATH=str(tools))
+
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1\nv\n", "")
 
 
 def test_a_missing_jq_is_named(workspace: Workspace) -> None:

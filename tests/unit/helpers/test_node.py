@@ -154,6 +154,7 @@ PLAIN = {
         const cronium = "a name of the script's own";
         console.log(require.main === module, module.id, __filename, process.argv, this === exports, cronium);
         console.log(Object.keys(globalThis), typeof globalThis.require, process.mainModule === module);
+        console.log(require("node:module").runMain.name);
         console.log("import x from y", /export default/.source, typeof import("node:fs").then);
         x = { await() {} }; x.await (8);
         (async () => console.log(await (5), await [6]))();
@@ -217,7 +218,9 @@ MODULES = {
 def test_modules_run(scripts: Scripts, source: str) -> None:
     (scripts.directory / "other.js").write_text("module.exports = 'function';")
 
-    assert scripts.prints(source) == ["function"]
+    lines = scripts.prints(source + "\n; console.log(process.argv[1].slice(-8))")
+
+    assert lines == ["function", "main.mjs"]
 
 
 @pytest.mark.parametrize(
@@ -240,11 +243,14 @@ def test_modules_fail_as_modules_do(scripts: Scripts, source: str, status: int, 
     assert re.search(told, result.stderr), result.stderr
 
 
-def test_without_its_twin_a_script_is_left_to_node(scripts: Scripts) -> None:
-    """Another file of the name main.mjs is none of ours."""
-    (scripts.directory / "child.mjs").write_text("console.log('wrong file')")
-    (scripts.directory / "child.js").write_text("console.log('right file');")
-    source = "require('node:child_process').fork('./child.js', { cwd: __dirname })"
+def test_other_pairs_of_files_are_left_to_node(scripts: Scripts) -> None:
+    """Packages that ship both forms of a program have such pairs, but not of the same content."""
+    package = scripts.directory / "package"
+    package.mkdir()
+    (package / "package.json").write_text('{"type": "module"}')
+    (package / "child.js").write_text("import 'node:fs'; console.log('right file');")
+    (package / "child.mjs").write_text("import 'node:fs'; console.log('wrong file');")
+    source = "require('node:child_process').fork(__dirname + '/package/child.js')"
 
     assert scripts.prints(source) == ["right file"]
 

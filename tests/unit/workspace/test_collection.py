@@ -105,6 +105,13 @@ def bind(path: Path) -> None:
     os.close(parent)
 
 
+def test_half_written_files_of_the_helpers_are_no_output_files(workspace: Workspace) -> None:
+    for name in (".output.json.1a2b.tmp", ".condition.json.x.tmp", ".mine.tmp", "output.json.tmp"):
+        (workspace.output / name).write_text("x")
+
+    assert sorted(gather(workspace).output.files) == [".mine.tmp", "output.json.tmp"]
+
+
 @pytest.mark.parametrize("file", ["output/output.json", "output/condition.json", "data/variables.json"])
 @pytest.mark.parametrize(("make", "message"), WRONG.values(), ids=WRONG.keys())
 def test_a_wrong_file_is_a_typed_error_and_the_rest_is_collected(
