@@ -24,14 +24,10 @@ has() { command -v "$1" >/dev/null 2>&1; }
 systemd_is_pid_1() { [ -d /run/systemd/system ]; }
 
 as_root() {
-    if [ "$(id -u)" = 0 ]; then
-        "$@"
-    elif has sudo && sudo -n true 2>/dev/null; then
-        sudo -n "$@"
-    else
-        die "'$*' needs root: run as root, or run 'sudo -v' first"
-    fi
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
+
+may_be_root() { [ "$(id -u)" = 0 ] || { has sudo && sudo -n true 2>/dev/null; }; }
 
 # --- Packages of the distribution ---------------------------------------------------------------
 
@@ -54,6 +50,7 @@ apt_install() { # apt_install WHAT_FOR PACKAGE...
     local what=$1
     shift
     has apt-get || die "$what is missing and there is no apt-get: install it by hand, then try again"
+    may_be_root || die "$what is missing, and installing it needs root: run as root, or run 'sudo -v' first"
     say "installing $what ($*)"
     if [ "$apt_list_is_fresh" = no ]; then
         apt_get update || die "apt-get update failed (above): check the package sources, then try again"
