@@ -44,6 +44,10 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     # On demand (PEP 562): a program that only needs the models does not load Celery.
     for module, names in _HOMES.items():

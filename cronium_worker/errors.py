@@ -3,6 +3,7 @@
 CroniumError
 ├── ConfigurationError      a setting or this machine is not fit; one line for the operator
 ├── ImageBuildError         a runner image could not be built
+├── BrokerUnavailable       nobody can be asked or told anything through Celery
 ├── JobNotFound             no record of that id
 ├── JobConflict             the id is taken by another job
 ├── JobFailed               the job ended other than `completed`; `.result` has everything
@@ -36,6 +37,10 @@ class ConfigurationError(CroniumError):
 
 class ImageBuildError(CroniumError):
     """A base or runner image could not be built; the message has the end of the build's output."""
+
+
+class BrokerUnavailable(CroniumError):
+    """Celery's broker does not answer."""
 
 
 class JobNotFound(CroniumError):
@@ -126,6 +131,12 @@ class OutputError(Fault):
     type = "output"
 
 
+def _shown(part: int | str) -> str:
+    """A key of the caller's own: short, and nothing in it that could forge a line or steer a terminal."""
+    text = str(part)[:80]
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def validation_message(error: ValidationError, *, prefix: str = "") -> str:
     """One line for a user: each wrong field with its reason, never its value.
 
@@ -133,7 +144,7 @@ def validation_message(error: ValidationError, *, prefix: str = "") -> str:
     """
     parts = []
     for detail in error.errors(include_url=False, include_input=False):
-        path = [str(part) for part in detail["loc"][:4]]
+        path = [_shown(part) for part in detail["loc"][:4]]
         name = prefix + "__".join(path).upper() if prefix else ".".join(path)
         unknown = detail["type"] == "extra_forbidden"
         reason = "unknown field" if unknown else detail["msg"].removeprefix("Value error, ")

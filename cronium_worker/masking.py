@@ -58,15 +58,20 @@ class StreamMasker:
         return b"".join(self._replaced(data, self._pattern))
 
     def finish(self) -> bytes:
-        """What is still held back: it was no secret."""
+        """What is still held back. It may hold a whole secret that could have become a longer one."""
         data, self._held = self._held, b""
-        return data
+        return self._pattern.sub(MASK.encode(), data) if self._pattern else data
+
+    def drop(self) -> None:
+        """Forget what is held back: the stream is cut here, and it may be most of a secret."""
+        self._held = b""
 
     def _replaced(self, data: bytes, pattern: re.Pattern[bytes]) -> Iterator[bytes]:
-        position = 0
+        position, hold = 0, self._possible_start(data, 0)
         while True:
+            if hold < position:  # the last match took the beginning that was held for
+                hold = self._possible_start(data, position)
             match = pattern.search(data, position)
-            hold = self._possible_start(data, position)
             # A complete secret that may yet turn out to be the beginning of a longer one waits, too.
             if match is None or hold <= match.start():
                 yield data[position:hold]

@@ -3,12 +3,15 @@
 import os
 import re
 import socket
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
 from cronium_worker.errors import ConfigurationError, validation_message
 from cronium_worker.models.fields import MIB, ImageReference, Size
@@ -16,7 +19,9 @@ from cronium_worker.models.job import PullPolicy, Resources, ScriptType
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 FLAVOURS = ("alpine", "debian")
-_PASSWORD_IN_URL = re.compile(r"(?<=:)[^:@/]*(?=@)")
+# All between the first colon and the last @, so that no odd password is shown in part; redis-py reads queries, too.
+_PASSWORD_IN_URL = re.compile(r"(?<=//)([^:@/]*:).*@")
+_PASSWORD_IN_QUERY = re.compile(r"([?&]password=)[^&]*")
 
 
 def _own_host_name() -> str:
@@ -33,6 +38,25 @@ def _redis_url(value: SecretStr) -> SecretStr:
 def _absolute(value: Path) -> Path:
     if not value.is_absolute():
         raise ValueError("must be an absolute path")
+    return value
+
+
+def _without_password(url: str) -> str:
+    return _PASSWORD_IN_QUERY.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1***@", url))
+
+
+def _numbers(value: object) -> object:
+    """A job's numbers must be numbers; those of the environment are text."""
+    if isinstance(value, Mapping):
+        return {name: _number(text) if name in {"cpu", "pids"} else text for name, text in value.items()}
+    return value
+
+
+def _number(value: object) -> object:
+    if isinstance(value, str):
+        for kind in (int, float):
+            with suppress(ValueError):
+                return kind(value)
     return value
 
 
@@ -113,7 +137,7 @@ class Settings(BaseSettings):
     pull_policy: PullPolicy = "if-not-present"
     allowed_images: tuple[str, ...] = ()
     allowed_networks: tuple[str, ...] = ()
-    defaults: Resources = Resources()
+    defaults: Annotated[Resources, BeforeValidator(_numbers)] = Resources()
     maxima: Maxima = Maxima()
     security: Security = Security()
     log: Log = Log()
@@ -130,7 +154,7 @@ class Settings(BaseSettings):
         data = self.model_dump(mode="json")
         for name in ("redis_url", "broker_url", "result_backend"):
             secret: SecretStr | None = getattr(self, name)
-            data[name] = _PASSWORD_IN_URL.sub("***", secret.get_secret_value()) if secret else None
+            data[name] = _without_password(secret.get_secret_value()) if secret else None
         data["registry"]["password"] = "***" if self.registry.password.get_secret_value() else ""
         return data
 
@@ -141,8 +165,10 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise ConfigurationError(validation_message(error, prefix="CRONIUM_")) from None
-    except ValueError as error:  # pydantic-settings: a nested value that is not JSON
-        raise ConfigurationError(f"settings: {error}") from None
+    except SettingsError as error:  # a list or a section that is not JSON; the field is in the message alone
+        name = re.search(r'field "(\w+)"', str(error))
+        variable = f"CRONIUM_{name[1].upper()}" if name else "settings"
+        raise ConfigurationError(f'{variable}: is not JSON; write lists like ["a", "b"]') from None
 
 
 def caller_variable(name: str) -> str | None:

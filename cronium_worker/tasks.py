@@ -10,7 +10,7 @@ from celery.exceptions import Ignore
 from pydantic import ValidationError
 
 from cronium_worker.app import app
-from cronium_worker.errors import JobFailed, validation_message
+from cronium_worker.errors import JobConflict, JobFailed, validation_message
 from cronium_worker.fleet.events import now_iso
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import ErrorInfo, Job, JobResult
@@ -93,10 +93,11 @@ def execute_job(self: Any, job: str | Mapping[str, Any]) -> JobResult:
 def _register_foreign(data: Mapping[str, Any], task_id: str) -> str:
     try:
         job, _, _ = _register(data, task_id)
-    except ValidationError as error:
+    except (ValidationError, JobConflict) as error:
         given = data.get("id")
         job_id = given if isinstance(given, str) and re.fullmatch(JOB_ID_PATTERN, given) else task_id
-        result = _refused(job_id, "validation", validation_message(error))
+        message = validation_message(error) if isinstance(error, ValidationError) else str(error)
+        result = _refused(job_id, "validation", message)
         store().refuse(result)
         raise JobFailed(result) from None
     return job.id

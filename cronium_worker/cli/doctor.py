@@ -9,8 +9,9 @@ from typing import NamedTuple
 import click
 from redis.exceptions import RedisError
 
-from cronium_worker.errors import CroniumError
+from cronium_worker.errors import BrokerUnavailable, CroniumError
 from cronium_worker.fleet.store import connect
+from cronium_worker.models.job import JOBS_NODE
 from cronium_worker.settings import Settings, get_settings
 
 
@@ -91,10 +92,13 @@ def _base_path(settings: Settings) -> Iterator[Finding]:
 
 
 def _workers(_: Settings) -> Iterator[Finding]:
-    from cronium_worker.app import app
+    from cronium_worker.control import ask
 
-    answers = app.control.inspect(timeout=2.0).ping() or {}
-    jobs = sorted(name for name in answers if name.startswith("jobs@"))
+    try:
+        jobs = sorted(name for name in ask("ping") if name.startswith(f"{JOBS_NODE}@"))
+    except BrokerUnavailable as error:
+        yield Finding("workers", str(error), "start Redis, or set CRONIUM_REDIS_URL")
+        return
     yield Finding("workers", ", ".join(jobs) or "none answers", "" if jobs else "start one with `cronium worker`")
 
 

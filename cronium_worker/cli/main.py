@@ -11,7 +11,7 @@ from cronium_worker.cli.doctor import doctor
 from cronium_worker.cli.jobs import cancel, logs, ps, result, status
 from cronium_worker.cli.operate import config, drain, hosts, images, worker
 from cronium_worker.cli.run import run
-from cronium_worker.errors import CroniumError, validation_message
+from cronium_worker.errors import BrokerUnavailable, CroniumError, validation_message
 
 _FAILURE = 1
 _INFRASTRUCTURE = 125
@@ -44,6 +44,8 @@ def main() -> None:
         sys.exit(130)
     except ValidationError as error:
         _fail(validation_message(error), _FAILURE)
+    except BrokerUnavailable as error:
+        _fail(str(error), _INFRASTRUCTURE)
     except CroniumError as error:
         _fail(str(error), _FAILURE)
     except RedisError as error:

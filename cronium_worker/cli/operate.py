@@ -11,7 +11,6 @@ from cronium_worker.errors import ConfigurationError
 from cronium_worker.models.job import AGENT_NODE, DEFAULT_QUEUE, HOST_QUEUE_PREFIX, JOBS_NODE
 from cronium_worker.settings import get_settings
 
-_ANSWER_TIMEOUT_S = 2.0
 _AGENT_SLOTS = 2
 
 
@@ -52,13 +51,6 @@ def _both_nodes(slots: int, queues: str) -> int:
     )
 
 
-def _inspect(method: str) -> dict[str, Any]:
-    """What the nodes answer to a control command, by node name."""
-    from cronium_worker.app import app
-
-    return getattr(app.control.inspect(timeout=_ANSWER_TIMEOUT_S), method)() or {}
-
-
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="print JSON alone")
 def hosts(as_json: bool) -> None:
@@ -68,7 +60,9 @@ def hosts(as_json: bool) -> None:
     Example:
       cronium hosts
     """
-    stats, active, queues = _inspect("stats"), _inspect("active"), _inspect("active_queues")
+    from cronium_worker.control import ask
+
+    stats, active, queues = ask("stats"), ask("active"), ask("active_queues")
     rows = [
         {
             "host": name.partition("@")[2],
@@ -99,14 +93,13 @@ def drain(host: str) -> None:
     Example:
       cronium drain build-7
     """
-    from cronium_worker.app import app
+    from cronium_worker.control import ask, stop_intake
 
     node = f"{JOBS_NODE}@{host}"
-    queues = _inspect("active_queues")
+    queues = ask("active_queues")
     if node not in queues:
         raise click.ClickException(f"{host}: no worker of this name answers; see `cronium hosts`")
-    for queue in queues[node]:
-        app.control.cancel_consumer(queue["name"], destination=[node], reply=True, timeout=_ANSWER_TIMEOUT_S)
+    stop_intake(node, [queue["name"] for queue in queues[node]])
     click.echo(f"{host} takes no more jobs")
 
 

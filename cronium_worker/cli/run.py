@@ -40,6 +40,8 @@ def _json_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+    except RecursionError:
+        raise click.BadParameter("is nested too deeply", param_hint="--var") from None
 
 
 def _input(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
@@ -50,6 +52,8 @@ def _input(context: click.Context, parameter: click.Parameter, value: str | None
         return (json.loads(text),)
     except OSError as error:
         raise click.BadParameter(f"{value[1:]}: {error.strerror}", context, parameter) from None
+    except RecursionError:
+        raise click.BadParameter("is nested too deeply", context, parameter) from None
     except ValueError as error:
         raise click.BadParameter(f"is not JSON: {error}", context, parameter) from None
 

@@ -16,5 +16,5 @@ def block_device(path: Path, *, sysfs: Path = Path("/sys")) -> str | None:
     disk = entry.resolve()
     if (disk / "partition").exists():
         disk = disk.parent
-    node = Path("/dev") / disk.name
+    node = Path("/dev") / disk.name.replace("!", "/")  # cciss!c0d0 in sysfs is cciss/c0d0
     return str(node) if node.exists() else None

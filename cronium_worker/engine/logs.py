@@ -5,7 +5,9 @@ three zeros, big-endian length), then the data.
 """
 
 import socket
+import ssl
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +29,7 @@ class AttachedStream:
         self._owner = sdk_socket
         self._socket: socket.socket = getattr(sdk_socket, "_sock", sdk_socket)
         self._socket.setblocking(False)
+        self._pending: Callable[[], int] = getattr(self._socket, "pending", int)
         self._header = b""
         self._stream: Stream = "stdout"
         self._left = 0
@@ -42,7 +45,9 @@ class AttachedStream:
         """
         try:
             data = self._socket.recv(_READ_BYTES)
-        except (BlockingIOError, InterruptedError):
+            while data and (decrypted := self._pending()):  # of TLS: no selector tells of it
+                data += self._socket.recv(decrypted)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             return []
         except OSError:
             data = b""

@@ -19,6 +19,7 @@ class _State:
     read: int = 0
     lines: int = 0
     last: bytes = b"\n"
+    cut: bool = False  # by the cap
 
     @property
     def offset(self) -> int:
@@ -45,16 +46,18 @@ class JobLog:
         kept = data[: self._left]
         state.read += len(data)
         self._left -= len(kept)
-        if len(kept) < len(data) and not self._truncated:
-            self._truncated = True
+        if len(kept) < len(data):
+            self._truncated = state.cut = True
         if kept:
             self._give(stream, state.decoder.decode(state.masker.feed(kept)))
 
     def finish(self) -> LogSummary:
         """Give out what was held back, and sum up. A character cut by the cap is dropped, not replaced."""
         for stream, state in self._streams.items():
+            if state.cut:
+                state.masker.drop()
             rest = state.masker.finish()
-            self._give(stream, state.decoder.decode(rest, final=not self._truncated))
+            self._give(stream, state.decoder.decode(rest, final=not state.cut))
         states = self._streams.values()
         return LogSummary(
             bytes=sum(state.read for state in states),

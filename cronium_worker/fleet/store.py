@@ -14,16 +14,17 @@ from importlib.resources import files
 from typing import Any, Literal, cast
 from uuid import uuid4
 
+from pydantic import ValidationError
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.commands.core import Script
+from redis.commands.core import Script as LuaScript
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound
+from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, validation_message
 from cronium_worker.fleet.events import Body, Event, claim_body, now_iso, status_body
-from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult
+from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Script
 
 CANCEL_CHANNEL = "cronium:cancel"
 INDEX_KEY = "cronium:jobs"
@@ -83,7 +84,7 @@ class JobStore:
         self._ttl_s = result_ttl_s
         folder = files("cronium_worker.fleet") / "lua"
         common = (folder / "common.lua").read_text()
-        self._scripts: dict[str, Script] = {
+        self._scripts: dict[str, LuaScript] = {
             name: redis.register_script(common + (folder / f"{name}.lua").read_text()) for name in _SCRIPTS
         }
 
@@ -113,7 +114,8 @@ class JobStore:
         self.redis.zadd(INDEX_KEY, {job.id: _epoch_ms(created_at)}, nx=True)
         flat = [part for pair in fields.items() for part in pair]
         existing = self._run("register", job.id, secrets, body.text, *flat)
-        if existing and existing != text:
+        # The secrets of a job that has ended are gone: then there is nothing to compare.
+        if existing and (existing[0] != text or existing[1] not in ("", secrets)):
             raise JobConflict(f"id: {job.id} is taken by another job; choose a new id")
         return not existing
 
@@ -146,6 +148,7 @@ class JobStore:
 
         Reads the stream alone, which has every event once and in order. Raises JobNotFound.
         """
+        self.result(job_id)
         events_key = _keys(job_id)[1]
         while True:
             reply = cast(Any, self.redis.xread({events_key: after}, count=_READ_COUNT, block=_BLOCK_MS))
@@ -199,9 +202,8 @@ class JobStore:
         if reply[0] != "claimed":
             return cast(Outcome, reply[0])
         _, token, attempt, job, secrets, created_at, queued_at, cancel = reply
-        data = {**json.loads(job), "secrets": json.loads(secrets or "{}")}
-        return Claim(
-            job=Job.model_validate(data),
+        claim = Claim(
+            job=Job(id=job_id, script=Script(type="bash", content="")),
             token=token,
             attempt=int(attempt),
             host=host,
@@ -209,6 +211,25 @@ class JobStore:
             queued_at=queued_at,
             cancel_requested=bool(cancel),
         )
+        try:
+            claim.job = Job.model_validate({**json.loads(job), "secrets": json.loads(secrets or "{}")})
+        except ValueError as error:  # written by a newer version
+            self._finish_unreadable(claim, error)
+            return "finished"
+        return claim
+
+    def _finish_unreadable(self, claim: Claim, error: ValueError) -> None:
+        reason = validation_message(error) if isinstance(error, ValidationError) else "is not JSON"
+        result = JobResult(
+            job_id=claim.job.id,
+            status="failed",
+            error=ErrorInfo(type="validation", message=f"this worker cannot read the job: {reason}"),
+            attempt=claim.attempt,
+            host=claim.host,
+            created_at=claim.created_at,
+            finished_at=now_iso(),
+        )
+        self.finish(claim, result, result.error.message if result.error else "")
 
     def write(self, claim: Claim, bodies: Sequence[Body], fields: Mapping[str, str | int] = {}) -> bool:
         """Append events and set fields of the record, together. True: a cancel has been asked for.

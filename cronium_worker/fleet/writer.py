@@ -10,6 +10,9 @@ from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.models import Stream
 
 _BATCH_CHARACTERS = 512 * 1024
+# A batch is one script call, and all of Redis waits for it: about 10 us an event.
+_BATCH_PIECES = 200
+_PIECES_APART = 100
 
 
 @dataclass
@@ -57,14 +60,22 @@ class LogWriter:
         with self._changed:
             if self._error is not None:
                 raise self._error
-            last = self._pieces[-1] if self._pieces else None
-            if last is not None and last.stream == stream and len(last.text) + len(text) <= self._chunk:
+            last = self._last_of(stream)
+            if last is not None and len(last.text) + len(text) <= self._chunk:
                 last.text += text
                 last.offset = offset
             else:
                 self._pieces.append(_Piece(stream, text, offset))
             self._waiting += len(text)
             self._changed.notify_all()
+
+    def _last_of(self, stream: Stream) -> _Piece | None:
+        """The piece that text of this stream may be added to: the newest one; when many wait, also one before
+        the other stream's newest, since order is kept per stream only."""
+        for back in range(1, min(len(self._pieces), 2 if len(self._pieces) >= _PIECES_APART else 1) + 1):
+            if self._pieces[-back].stream == stream:
+                return self._pieces[-back]
+        return None
 
     def close(self) -> None:
         """Wait until all is written, then end the thread. Raises what it failed with."""
@@ -94,7 +105,7 @@ class LogWriter:
             self._changed.wait_for(lambda: self._pieces or self._closing)
             batch: list[_Piece] = []
             size = 0
-            while self._pieces and size < _BATCH_CHARACTERS:
+            while self._pieces and size < _BATCH_CHARACTERS and len(batch) < _BATCH_PIECES:
                 piece = self._pieces.popleft()
                 batch.append(piece)
                 size += len(piece.text)

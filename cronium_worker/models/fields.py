@@ -3,9 +3,10 @@
 import json
 import re
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, JsonValue
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -16,7 +17,7 @@ ENVIRONMENT_VALUE_MAX_BYTES = 64 * KIB
 ENVIRONMENT_MAX_BYTES = 512 * KIB
 JSON_MAX_DEPTH = 150  # pydantic's own parser stops at 200, the levels of the job around the value included
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt]?)b?", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,9})?)([bkmgt]?)b?", re.IGNORECASE | re.ASCII)
 _SIZE_UNITS = {"": 1, "b": 1, "k": KIB, "m": MIB, "g": 1024 * MIB, "t": 1024 * 1024 * MIB}
 # The grammar of distribution/reference: domain with port, path, tag, digest.
 _IMAGE = re.compile(
@@ -102,9 +103,17 @@ def check_environment(values: Mapping[str, str]) -> Mapping[str, str]:
     return values
 
 
+def check_address(value: object) -> object:
+    """Not from numbers and booleans, which would be read as addresses; no zone (`%eth0`), which is free text."""
+    if not isinstance(value, str | IPv4Address | IPv6Address) or "%" in str(value):
+        raise ValueError("is not an IPv4 or IPv6 address")
+    return value
+
+
 Size = Annotated[int, BeforeValidator(parse_size), Field(strict=True, gt=0, lt=2**63)]
 Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 JobId = Annotated[str, Field(strict=True, pattern=JOB_ID_PATTERN)]
 ImageReference = Annotated[str, AfterValidator(check_image)]
 Environment = Annotated[dict[str, str], AfterValidator(check_environment)]
 JsonObject = dict[str, JsonValue]
+Address = Annotated[IPvAnyAddress, BeforeValidator(check_address)]

@@ -2,7 +2,7 @@
 
 import posixpath
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from pydantic import (
@@ -11,15 +11,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    IPvAnyAddress,
     JsonValue,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic.alias_generators import to_camel
 
 from cronium_worker.models.fields import (
     KIB,
     MIB,
+    Address,
     Environment,
     ImageReference,
     JobId,
@@ -82,6 +83,12 @@ def _host_name(value: str) -> str:
     return value
 
 
+def _queue(value: str) -> str:
+    if value.startswith(HOST_QUEUE_PREFIX):
+        raise ValueError(f"names that begin with {HOST_QUEUE_PREFIX} are for maintenance only")
+    return value
+
+
 class Script(Model):
     """The user's program, delivered byte for byte as a file."""
 
@@ -105,9 +112,9 @@ class Network(Model):
     """`isolated` (the fleet's own bridge), `none`, or a Docker network of the fleet's allow-list."""
 
     mode: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")] = "isolated"
-    dns: Annotated[tuple[IPvAnyAddress, ...], Field(max_length=8)] = ()
-    extra_hosts: Annotated[dict[Annotated[str, AfterValidator(_host_name)], IPvAnyAddress], Field(max_length=64)] = (
-        Field(default_factory=dict)
+    dns: Annotated[tuple[Address, ...], Field(max_length=8)] = ()
+    extra_hosts: Annotated[dict[Annotated[str, AfterValidator(_host_name)], Address], Field(max_length=64)] = Field(
+        default_factory=dict
     )
 
 
@@ -148,17 +155,16 @@ class Job(Model):
     network: Network = Field(default_factory=Network)
     retry: Retry = Field(default_factory=Retry)
     priority: Annotated[int, Field(strict=True, ge=0, le=9)] = 5
-    queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")] | None = None
+    queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"), AfterValidator(_queue)] | None = None
     metadata: Annotated[dict[str, str], limited_json(64 * KIB)] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _check_across_fields(self) -> Self:
-        both = sorted(self.environment.keys() & self.secrets.keys())
+    @field_validator("secrets")
+    @classmethod
+    def _not_in_environment(cls, secrets: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        both = sorted(secrets.keys() & info.data.get("environment", {}).keys())
         if both:
-            raise ValueError(f"secrets: {both[0]} is also in environment; give it once")
-        if self.queue is not None and self.queue.startswith(HOST_QUEUE_PREFIX):
-            raise ValueError(f"queue: names that begin with {HOST_QUEUE_PREFIX} are for maintenance only")
-        return self
+            raise ValueError(f"{both[0]} is also in environment; give it once")
+        return secrets
 
     def to_json(self, *, secrets: bool = True) -> str:
         """The job as JSON, only with the fields that were given; without the secrets on request."""

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
@@ -29,7 +30,8 @@ def seconds(value: object, field: str) -> float:
         if value <= _SECONDS_MAX:
             return float(value)
         if value >= _NANOSECONDS_MIN:
-            return value / 1e9
+            with suppress(OverflowError):
+                return value / 1e9
     raise ValueError(f"{field}: {value!r} is no duration: give seconds (≤ 86400), nanoseconds or text like 1m30s")
 
 
@@ -45,9 +47,9 @@ def _mapping(payload: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _retry(policy: dict[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     # Upstream counts 0 as "no retry"; here the first run is attempt 1.
-    if "maxAttempts" in policy:
-        fields["max_attempts"] = max(1, policy["maxAttempts"])
-    if "backoffDelay" in policy:
+    if policy.get("maxAttempts") is not None:
+        fields["max_attempts"] = 1 if policy["maxAttempts"] == 0 else policy["maxAttempts"]
+    if policy.get("backoffDelay") is not None:
         fields["delay"] = seconds(policy["backoffDelay"], "execution.retryPolicy.backoffDelay")
     if policy.get("backoffType") in ("fixed", "constant"):
         fields["backoff"] = 1
@@ -67,7 +69,9 @@ def job_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{min(unknown)}: unknown field")
     metadata = _mapping(payload, "metadata")
     fields: dict[str, Any] = {key: payload[key] for key in ("id", "priority", "queue") if key in payload}
-    fields["script"] = _mapping(execution, "script")
+    script = _mapping(execution, "script")
+    # Go writes the zero value of what was not set.
+    fields["script"] = {key: value for key, value in script.items() if key != "workingDirectory" or value}
     for upstream, ours in (
         ("environment", "environment"),
         ("inputData", "input_data"),

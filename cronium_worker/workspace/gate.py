@@ -20,6 +20,7 @@ class Gate:
         path = control / GATE_NAME
         os.mkfifo(path, 0o644)
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.fchmod(self._descriptor, 0o644)  # whatever the umask is: the container's user reads it
 
     def open(self) -> None:
         os.write(self._descriptor, b"go\n")

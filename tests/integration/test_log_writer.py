@@ -235,3 +235,22 @@ def test_the_thread_ends_with_the_log(store: JobStore, claim: Claim, room: Room)
     writer.close()
 
     assert name not in [thread.name for thread in threading.enumerate()]
+
+
+def test_small_pieces_of_both_streams_do_not_hold_up_redis_or_fill_memory(
+    store: JobStore, claim: Claim, slow_redis: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    write = store.write
+
+    def counted(claim: Claim, bodies: Any, fields: Any) -> bool:
+        sizes.append(len(bodies))
+        return write(claim, bodies, fields)
+
+    monkeypatch.setattr(store, "write", counted)
+    writer = LogWriter(store, claim, chunk=65536, on_room=lambda: None)
+    for number in range(100_000):
+        writer.put("stdout" if number % 2 else "stderr", "x", offset=number)
+    slow_redis()
+    writer.close()
+    assert max(sizes) <= 1000  # one script call: all other clients of this Redis wait for it

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -650,3 +651,28 @@ def test_a_list_shows_no_private_part(store: JobStore, register: Callable[..., J
 
     assert "private" not in json.dumps(row)
     assert set(row) <= {"id", "status", "type", "queue", "host", "attempt", "created_at", "finished_at"}
+
+
+def test_following_an_unknown_job_ends_at_once(store: JobStore) -> None:
+    started = time.monotonic()
+    with pytest.raises(JobNotFound):
+        next(store.follow("no-such-job"))
+    assert time.monotonic() - started < 1
+
+
+def test_the_same_job_with_other_secrets_is_a_conflict(store: JobStore, register: Callable[..., Job]) -> None:
+    job = register(secrets={"TOKEN": "old"})
+    with pytest.raises(JobConflict):
+        store.register(job.model_copy(update={"secrets": {"TOKEN": "new"}}), task_id="t", queue="q")
+    assert not store.register(job, task_id="t", queue="q")
+
+
+def test_a_record_of_a_newer_version_ends_with_the_reason(store: JobStore, job: Job) -> None:
+    store.redis.hset(record_key(job.id), "job", '{"script":{"type":"bash","content":""},"invented_later":1}')
+    assert store.claim(job.id, host="h") == "finished"
+    result = store.result(job.id)
+    assert result is not None
+    assert result.error is not None
+    assert (result.status, result.error.type) == ("failed", "validation")
+    assert "invented_later: unknown field" in result.error.message
+    assert statuses(store, job)[-1] == "failed"

@@ -550,3 +550,28 @@ def test_redis_away_is_one_line_and_infrastructure(
     assert err.startswith("cronium: Redis: ")
     assert "CRONIUM_REDIS_URL" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--input", "[" * 100_000], ["--var", "x=" + "[" * 100_000]])
+def test_json_that_is_too_deep_is_a_wrong_argument(tmp_path: Any, arguments: list[str]) -> None:
+    (tmp_path / "a.sh").write_text("")
+    ran = CliRunner().invoke(cli, ["run", str(tmp_path / "a.sh"), *arguments])
+    assert not isinstance(ran.exception, RecursionError)
+
+
+@pytest.mark.parametrize("command", [["hosts"], ["drain", "x"]])
+def test_a_broker_that_is_away_is_one_line(
+    command: list[str],
+) -> None:
+    import subprocess
+    import sys
+
+    ran = subprocess.run(
+        [sys.executable, "-c", "from cronium_worker.cli.main import main; main()", *command],
+        env={"CRONIUM_REDIS_URL": "redis://127.0.0.1:9/0", "PATH": "/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 125
+    assert len(ran.stderr.splitlines()) == 1

@@ -79,3 +79,9 @@ def test_the_help_of_the_command_line_does_not_load_docker() -> None:
     modules = loaded_by("from cronium_worker.cli.main import cli")
 
     assert not {name for name in modules if name.split(".")[0] == "docker"}
+
+
+def test_dir_shows_the_public_names() -> None:
+    import cronium_worker
+
+    assert set(cronium_worker.__all__) <= set(dir(cronium_worker))

@@ -1,6 +1,7 @@
 """The engine's frames taken apart, and their bytes made into the job's log."""
 
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
 from itertools import pairwise
@@ -343,3 +344,29 @@ def test_a_secret_is_hidden_however_the_frames_cut_it() -> None:
         log.finish()
 
         assert paper.text() == "x *** y"
+
+
+def test_a_secret_cut_by_the_cap_is_not_shown_in_part() -> None:
+    pieces: list[str] = []
+
+    class Paper:
+        def put(self, stream: str, text: str, *, offset: int) -> None:
+            pieces.append(text)
+
+    paper: Any = Paper()
+    log = JobLog(paper, Masker(["correct horse battery staple"]), max_bytes=30)
+    log.feed("stdout", b"key=correct horse battery staple")
+    assert log.finish().truncated
+    assert "".join(pieces) == "key="
+
+
+def test_a_tls_connection_with_nothing_to_read_has_not_ended() -> None:
+    class Connection:
+        def setblocking(self, flag: bool) -> None: ...
+
+        def recv(self, size: int) -> bytes:
+            raise ssl.SSLWantReadError
+
+    stream = AttachedStream(Connection())
+    assert stream.read() == []
+    assert not stream.ended

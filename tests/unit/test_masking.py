@@ -1,5 +1,6 @@
 """Secrets in text, in JSON values and in streams of bytes, however they are cut."""
 
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -148,3 +149,23 @@ def test_a_large_stream_without_secrets_in_it_is_quick() -> None:
     block = b"x" * 65536
 
     assert sum(len(masker.feed(block)) for _ in range(64)) == 64 * 65536
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4),
+    st.text("abc", max_size=40),
+    st.lists(st.integers(0, 100), max_size=6),
+)
+def test_a_stream_that_ends_is_masked_like_the_whole_text(secrets: list[str], text: str, cuts: list[int]) -> None:
+    masker, data = Masker(secrets).stream(), text.encode()
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    out = b"".join(masker.feed(data[a:b]) for a, b in pairwise(edges)) + masker.finish()
+    assert out.decode() == Masker(secrets).text(text)
+
+
+def test_a_long_secret_does_not_make_masking_slow() -> None:
+    masker = Masker(["p", "S" + "x1" * 8192]).stream()
+    started = time.process_time()
+    masker.feed(b"px" * 2048)
+    assert time.process_time() - started < 0.5

@@ -775,3 +775,48 @@ def test_faults_are_not_retryable_unless_they_say_so() -> None:
     assert not Cancelled("x").info().retryable
     assert not DaemonError("x").info().retryable
     assert ENVIRONMENT_MAX_BYTES == 512 * KIB
+
+
+@pytest.mark.parametrize("size", ["9" * 400, "9" * 400 + "g", "9" * 5000])
+def test_an_endless_size_is_refused(size: str) -> None:
+    with pytest.raises(ValidationError):
+        Job.model_validate({"script": SCRIPT, "resources": {"memory": size}})
+
+
+@pytest.mark.parametrize(
+    "address", [True, 1, 2852039166, b"\x0a\0\0\1", "fe80::1%eth0", "fe80::1%a\nnameserver 6.6.6.6"]
+)
+@pytest.mark.parametrize("field", ["dns", "extra_hosts"])
+def test_only_plain_addresses_in_text_are_addresses(field: str, address: Any) -> None:
+    value = [address] if field == "dns" else {"a": address}
+    with pytest.raises(ValidationError):
+        Job.model_validate({"script": SCRIPT, "network": {field: value}})
+
+
+@pytest.mark.parametrize("key", ["a\nFORGED", "\x1b[2J", "\u2028", "x" * 100_000])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_message_is_one_short_clean_line_whatever_the_keys_are(key: str, nested: bool) -> None:
+    fields: dict[str, Any] = {"metadata": {key: 1}} if nested else {key: 1}
+    with pytest.raises(ValidationError) as caught:
+        Job.model_validate({"script": SCRIPT, **fields})
+    message = validation_message(caught.value)
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("fields", [{"queue": "cronium.host.x"}, {"environment": {"A": "1"}, "secrets": {"A": "2"}}])
+def test_checks_across_fields_have_a_location(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Job.model_validate({"script": SCRIPT, **fields})
+    assert caught.value.errors()[0]["loc"]
+
+
+def test_what_is_accepted_can_be_read_again_from_its_json() -> None:
+    value: Any = 1
+    for _ in range(210):
+        value = [value]
+    try:
+        job = Job.model_validate({"script": SCRIPT, "input_data": value})
+    except ValidationError:
+        return
+    assert Job.model_validate_json(job.to_json()) == job

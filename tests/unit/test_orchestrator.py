@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from cronium_worker.errors import validation_message
 from cronium_worker.models import Job
 
+SCRIPT = {"type": "bash", "content": ""}
 PAYLOAD: dict[str, Any] = {
     "id": "job-1",
     "type": "container",
@@ -197,3 +198,25 @@ def test_the_payload_is_left_as_it_is() -> None:
     Job.from_orchestrator(PAYLOAD)
 
     assert repr(PAYLOAD) == before
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {"retryPolicy": {"maxAttempts": "3"}},
+        {"retryPolicy": {"maxAttempts": [1]}},
+        {"timeout": 10**400},
+        {"resources": {"memoryLimit": "9" * 400}},
+        {"timeout": "9" * 400 + "h"},
+    ],
+)
+def test_any_wrong_payload_is_a_value_error(execution: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        Job.from_orchestrator({"execution": {"script": SCRIPT, **execution}})
+
+
+@pytest.mark.parametrize(
+    "execution", [{"script": {**SCRIPT, "workingDirectory": ""}}, {"retryPolicy": {"maxAttempts": None}}]
+)
+def test_zero_values_mean_not_given(execution: dict[str, Any]) -> None:
+    Job.from_orchestrator({"execution": {"script": SCRIPT, **execution}})

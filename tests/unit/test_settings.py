@@ -1,5 +1,6 @@
 """Settings from the environment and from `.env`; wrong ones end the start with one line."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -235,3 +236,40 @@ def test_a_callers_own_variable_is_read_as_it_is(monkeypatch: pytest.MonkeyPatch
 
     assert caller_variable("TOKEN") == " x "
     assert caller_variable("NO_SUCH_VARIABLE") is None
+
+
+@pytest.mark.parametrize(("name", "text", "value"), [("cpu", "1.5", 1.5), ("cpu", "2", 2.0), ("pids", "50", 50)])
+def test_default_resources_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any
+) -> None:
+    monkeypatch.setenv(f"CRONIUM_DEFAULTS__{name.upper()}", text)
+    assert getattr(load_settings().defaults, name) == value
+
+
+@pytest.mark.parametrize("variable", ["CRONIUM_ALLOWED_IMAGES", "CRONIUM_ALLOWED_NETWORKS", "CRONIUM_MAXIMA"])
+def test_a_list_that_is_no_json_names_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "[")
+    with pytest.raises(ConfigurationError, match=rf"^{variable}: "):
+        load_settings()
+
+
+def test_an_endless_size_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRONIUM_MAXIMA__MEMORY", "9" * 400)
+    with pytest.raises(ConfigurationError, match="^CRONIUM_MAXIMA__MEMORY: "):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2:x@h/0",
+        "redis://:hunter2@x@h/0",
+        "redis://:x@hunter2@h/0",
+        "redis://u:hunter2/x@h/0",
+        "redis://h/0?password=hunter2",
+        "redis://h/0?username=u&password=hunter2&db=1",
+    ],
+)
+def test_odd_passwords_are_masked_too(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("CRONIUM_REDIS_URL", url)
+    assert "hunter2" not in json.dumps(load_settings().masked())

@@ -425,3 +425,17 @@ def test_a_second_gate_is_refused(workspace: Workspace) -> None:
     with pytest.raises(FileExistsError):
         Gate(workspace.control)
     gate.close()
+
+
+def test_the_container_may_read_the_gate_under_any_umask(tmp_path: Any) -> None:
+    import os
+
+    from cronium_worker.workspace.gate import Gate
+
+    before = os.umask(0o077)
+    try:
+        gate = Gate(tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "gate").stat().st_mode & 0o777 == 0o644
+    gate.close()

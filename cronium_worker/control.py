@@ -1,0 +1,37 @@
+"""Celery's remote control, as far as operators need it: ask the nodes, stop one's intake."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kombu.exceptions import OperationalError
+
+from cronium_worker.app import app
+from cronium_worker.errors import BrokerUnavailable
+
+ANSWER_TIMEOUT_S = 2.0
+
+
+@contextmanager
+def _broker() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise BrokerUnavailable(f"the broker does not answer: {error}") from error
+
+
+def ask(command: str) -> dict[str, Any]:
+    """What every node answers to an inspect command (`stats`, `active`, `ping`, …), by node name.
+
+    Takes ANSWER_TIMEOUT_S: nobody knows how many nodes there are. Raises BrokerUnavailable.
+    """
+    with _broker():
+        method: Callable[[], dict[str, Any] | None] = getattr(app.control.inspect(timeout=ANSWER_TIMEOUT_S), command)
+        return method() or {}
+
+
+def stop_intake(node: str, queues: list[str]) -> None:
+    """Let a node take nothing more from its queues. Raises BrokerUnavailable."""
+    with _broker():
+        for queue in queues:
+            app.control.cancel_consumer(queue, destination=[node], reply=True, timeout=ANSWER_TIMEOUT_S)
