@@ -255,7 +255,7 @@ def test_a_list_that_is_no_json_names_its_variable(monkeypatch: pytest.MonkeyPat
 
 def test_an_endless_size_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRONIUM_MAXIMA__MEMORY", "9" * 400)
-    with pytest.raises(ConfigurationError, match="^CRONIUM_MAXIMA__MEMORY: "):
+    with pytest.raises(ConfigurationError, match=r"^CRONIUM_MAXIMA__MEMORY: "):
         load_settings()
 
 
