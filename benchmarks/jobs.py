@@ -1,6 +1,7 @@
 """What a job costs: from enqueueing to its result, beside the engine's own calls for the same container."""
 
 import docker
+from docker.utils import kwargs_from_env
 
 from benchmarks.measure import Figure, figure, timed_ms
 from cronium_worker import execute_job, follow
@@ -13,7 +14,7 @@ TIMEOUT_S = 120
 
 def raw_cycle(rounds: int) -> Figure:
     """The floor: create, attach, start, read to the end, wait, remove on the same network; nothing else."""
-    api = docker.APIClient(version="auto", timeout=TIMEOUT_S)
+    api = docker.APIClient(**kwargs_from_env(), version="auto", timeout=TIMEOUT_S)
     image = next(name for name in get_settings().images.candidates("bash") if api.images(name))
     config = {
         "Image": image,

@@ -29,6 +29,7 @@ stop_fleet() {
 
 clean_up() {
     local code=$?
+    set +e
     trap '' INT TERM HUP QUIT
     stop_fleet
     if ((code != 0)); then

@@ -76,7 +76,7 @@ find_python() {
     for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
         if has "$candidate" && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
             printf '%s\n' "$candidate"
-            return
+            return 0
         fi
     done
     die "Python 3.11 or newer is missing: install it (apt-get install python3), or name it with PYTHON=/path/to/python3"
@@ -103,7 +103,7 @@ venv_stamp() {
 
 setup_venv() {
     local stamp=.venv/.made-from python
-    if [ -f "$stamp" ] && [ "$(venv_stamp)" = "$(cat "$stamp")" ]; then return; fi
+    if [ -f "$stamp" ] && [ "$(venv_stamp)" = "$(cat "$stamp")" ]; then return 0; fi
     if ! { [ -f "$stamp" ] && [ "$(venv_stamp | head -n 2)" = "$(head -n 2 "$stamp")" ]; }; then
         python=$(find_python)
         make_venv "$python"

@@ -77,7 +77,7 @@ lock_engine() {
 unlock_engine() { exec 8<&-; }
 
 start_engine() {
-    if { [ ! -d "$ENGINE_STATE" ] || [ "$(id -u)" != 0 ]; } && engine_answers; then return; fi
+    if { [ ! -d "$ENGINE_STATE" ] || [ "$(id -u)" != 0 ]; } && engine_answers; then return 0; fi
     if [ -n "${DOCKER_HOST:-}" ]; then
         die "the Docker Engine at DOCKER_HOST=$DOCKER_HOST does not answer: start it, or unset DOCKER_HOST"
     fi
@@ -99,7 +99,7 @@ launch_engine() {
         systemctl start docker.service || die "systemd could not start docker.service: journalctl -u docker"
         echo systemd >"$ENGINE_STATE/started"
         wait_until "$ENGINE_START_S" engine_answers || die "the Docker Engine does not answer: journalctl -u docker"
-        return
+        return 0
     fi
     say "starting dockerd"
     # A dockerd started soon after the last one was killed can stumble over a stale pid file, once.
@@ -155,7 +155,7 @@ stop_dockerd() { # stop_dockerd PID
         say "dockerd $1 does not end on SIGTERM: killing it"
         kill -KILL "$1" 2>/dev/null || true
     fi
-    if [ -z "$containerd" ] || [ "$(program_of "$containerd")" != containerd ]; then return; fi
+    if [ -z "$containerd" ] || [ "$(program_of "$containerd")" != containerd ]; then return 0; fi
     if ! wait_until 5 gone "$containerd"; then
         kill -TERM "$containerd" 2>/dev/null || true
         wait_until 5 gone "$containerd" || kill -KILL "$containerd" 2>/dev/null || true
@@ -163,7 +163,7 @@ stop_dockerd() { # stop_dockerd PID
 }
 
 network_links() {
-    if has ip; then ip -brief link | cut -d ' ' -f 1; fi
+    if has ip; then ip -brief link | cut -d ' ' -f 1 | cut -d @ -f 1; fi
 }
 
 # dockerd leaves the bridges of its networks behind, and makes them again when it starts.
@@ -179,7 +179,7 @@ remove_bridges() {
 # --- Redis ----------------------------------------------------------------------------------------------
 
 start_redis() {
-    if given CRONIUM_REDIS_URL; then return; fi
+    if given CRONIUM_REDIS_URL; then return 0; fi
     has redis-server || die "Redis is missing: run deploy/local/setup.sh services"
     mkdir -p "$state/redis"
     local port try
@@ -188,7 +188,7 @@ start_redis() {
         launch_redis "$port"
         if wait_until "$REDIS_START_S" redis_decided "$port" && alive "$redis_pid"; then
             export CRONIUM_REDIS_URL="redis://127.0.0.1:$port/0"
-            return
+            return 0
         fi
     done
     die "redis-server did not start; the end of its log: $(tail -n 5 "$state/redis/redis.log")"
@@ -242,6 +242,9 @@ make_state() { # make_state [DIRECTORY]
         state=$(mktemp -d "${TMPDIR:-/tmp}/cronium.XXXXXXXX")
         state_is_temporary=yes
         fleet=local-${state##*.}
+        # What the command leaves in its temporary directory is gone with the rest.
+        export TMPDIR=$state/tmp
+        mkdir "$TMPDIR"
     fi
     given CRONIUM_BASE_PATH || export CRONIUM_BASE_PATH="$state/base"
     given CRONIUM_FLEET || export CRONIUM_FLEET="$fleet"
@@ -269,6 +272,8 @@ END
 
 clean_up() {
     local code=$?
+    # Every part is tried, whatever became of the ones before.
+    set +e
     trap '' INT TERM HUP QUIT
     if [ -n "$state" ]; then remove_fleet; fi
     stop_redis
