@@ -181,7 +181,7 @@ remove_bridges() {
 start_redis() {
     if given CRONIUM_REDIS_URL; then return 0; fi
     has redis-server || die "Redis is missing: run deploy/local/setup.sh services"
-    mkdir -p "$state/redis"
+    mkdir -p -m 700 "$state/redis"
     local port try
     for try in 1 2 3; do
         port=$(free_port "$try")
@@ -245,6 +245,7 @@ make_state() { # make_state [DIRECTORY]
         # What the command leaves in its temporary directory is gone with the rest.
         export TMPDIR=$state/tmp
         mkdir "$TMPDIR"
+        chmod 711 "$state" "$TMPDIR"  # what drops its rights must still get there
     fi
     given CRONIUM_BASE_PATH || export CRONIUM_BASE_PATH="$state/base"
     given CRONIUM_FLEET || export CRONIUM_FLEET="$fleet"

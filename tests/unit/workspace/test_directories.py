@@ -2,7 +2,6 @@
 
 import os
 import resource
-import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -134,8 +133,7 @@ def _hostile(workspace: Workspace, canary: Path) -> None:
     (output / "loop").symlink_to("loop")
     os.link(canary, output / "hard")
     os.mkfifo(output / "fifo")
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(output / "s"))
+    os.mknod(output / "s", stat.S_IFSOCK | 0o600)
     for name in (b"-rf", b"a\nb", b"\x1b[31m", b"\xff\xfe", b"x" * 255, "\u202egpj".encode(), b" ", b"%00"):
         directory = workspace.data / os.fsdecode(name)
         directory.mkdir()
