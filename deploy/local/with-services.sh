@@ -181,7 +181,8 @@ remove_bridges() {
 start_redis() {
     if given CRONIUM_REDIS_URL; then return 0; fi
     has redis-server || die "Redis is missing: run deploy/local/setup.sh services"
-    mkdir -p -m 700 "$state/redis"
+    mkdir -p "$state/redis"
+    chmod 700 "$state/redis"
     local port try
     for try in 1 2 3; do
         port=$(free_port "$try")
