@@ -69,7 +69,6 @@ def container_config(spec: SandboxSpec, settings: Settings) -> dict[str, Any]:
         "Tty": False,
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGTERM",
-        "NetworkDisabled": mode == "none",
         "HostConfig": {
             **_isolation(settings, spec.seccomp),
             **_limits(spec.resources, spec.device),

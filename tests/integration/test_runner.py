@@ -105,6 +105,9 @@ for d in /workspace /workspace/data /workspace/output /tmp; do
   if ! touch "$d/.x" 2>/dev/null; then echo "not writable $d"; fi
 done
 rm -f /workspace/output/.x
+for mount in / /workspace/scripts /run/cronium; do
+  grep " $mount " /proc/mounts | cut -d' ' -f2,4 | cut -d, -f1
+done
 cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max
 cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max
 cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d' ' -f1 /sys/fs/cgroup/cpu.max
@@ -121,6 +124,9 @@ CapBnd:0000000000000000
 CapAmb:0000000000000000
 NoNewPrivs:1
 Seccomp:2
+/ ro
+/workspace/scripts ro
+/run/cronium ro
 100663296
 64
 75000

@@ -66,7 +66,7 @@ def test_the_default_container_is_the_reviewed_one() -> None:
         ({"image": "tools@sha256:00"}, {"Image": "tools@sha256:00"}),
         ({"sandbox_id": "6b"}, {"Labels.cronium.sandbox": "6b"}),
         ({"job_labels": {}}, {"Labels.cronium.job.id": None, "Labels.cronium.job.attempt": None}),
-        ({"network": Network(mode="none")}, {"NetworkDisabled": True, "HostConfig.NetworkMode": "none"}),
+        ({"network": Network(mode="none")}, {"HostConfig.NetworkMode": "none"}),
         ({"network": Network(mode="team")}, {"HostConfig.NetworkMode": "team"}),
         (
             {"network": Network.model_validate({"dns": ["10.0.0.53", "fd00::53"]})},
