@@ -17,6 +17,7 @@ from cronium_worker.errors import (
     ContainerStartError,
     DaemonError,
     Fault,
+    ImagePullError,
 )
 
 CALL_TIMEOUT_S = 60
@@ -76,11 +77,15 @@ class Engine:
     def create(self, name: str, config: dict[str, Any]) -> str:
         """Create a container from the API's own structure (engine.spec) and return its id.
 
-        A container of this name is a leftover of the same attempt: it is removed first.
+        A container of this name is a leftover of the same attempt: it is removed first. Raises ImagePullError
+        when the image is not there, ContainerCreateError, DaemonError.
         """
         with faults(ContainerCreateError, "container create"):
             try:
                 return self._create(name, config)
+            except NotFound as error:
+                # The only thing that a create call can miss: removed since it was seen. The next attempt pulls it.
+                raise ImagePullError(f"image {config['Image']}: gone from this host", retryable=True) from error
             except APIError as error:
                 if error.status_code != requests.codes.conflict:
                     raise

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from cronium_worker.errors import ImagePullError
 from cronium_worker.settings import Images, Security
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
@@ -107,6 +108,12 @@ def test_cancel_during_a_pull_is_heard(make_bench: Callable[..., Bench], silent_
     assert result is not None
     assert result.status == "cancelled"
     assert time.monotonic() - started < 5
+
+
+def test_an_image_that_vanishes_before_the_create_is_worth_another_attempt(bench: Bench) -> None:
+    with pytest.raises(ImagePullError) as caught:
+        bench.runner._host.engine.create("cronium-vanished", {"Image": "cronium/vanished:1"})
+    assert caught.value.retryable
 
 
 def test_a_left_over_container_of_the_same_name_is_replaced(bench: Bench) -> None:
