@@ -13,6 +13,7 @@ from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import Job, Metrics
 
 Cause = Literal["timeout", "cancelled"]
+MEASURE_EVERY_S = 0.5
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Follower:
         self._token = token
         self._wake = wake
         self._watch = Watch()
+        self._measure_at = 0.0
         self._kill_at: float | None = None
         self._give_up_at: float | None = None
         self._deadline = time.monotonic() + job.timeout
@@ -57,7 +59,7 @@ class Follower:
                         selector.unregister(self._sandbox.stream)
                 self._step(selector)
                 self._enforce(time.monotonic())
-        if self._watch.metrics.cpu_seconds is None:  # the end of the output was seen first
+        if self._give_up_at is None:  # the end of the output was seen first
             self._measure()
         return self._watch
 
@@ -67,6 +69,9 @@ class Follower:
             if key.fileobj is self._sandbox.stream:
                 for stream, data in self._sandbox.stream.read():
                     self._log.feed(stream, data)
+                if time.monotonic() >= self._measure_at:
+                    # In case this thread comes too late for the counters at the end.
+                    self._measure()
             elif key.fileobj is self._wake:
                 self._wake.clear()
             else:
@@ -82,6 +87,7 @@ class Follower:
 
     def _measure(self) -> None:
         metrics = self._sandbox.usage.read()
+        self._measure_at = time.monotonic() + MEASURE_EVERY_S
         if metrics.cpu_seconds is not None:
             self._watch.metrics = metrics
             self._watch.oom_kills = self._sandbox.usage.oom_kills()
