@@ -205,7 +205,8 @@ def test_children_end_when_the_supervisor_is_killed(start: Start, tmp_path: Path
     supervisor.process.kill()
 
     wait_until(lambda: gone(int(written(notes)[0])))
-    assert written(notes)[1:] == ["SIGTERM"]
+    # The kernel tells when the parent's thread ends, and perhaps again for the next thread that took its place.
+    assert set(written(notes)[1:]) == {"SIGTERM"}
 
 
 def test_a_procfile_is_read_like_a_shell_would() -> None:
