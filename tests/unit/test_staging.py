@@ -269,9 +269,7 @@ def test_any_environment_arrives(tmp_path: Path, values: dict[str, str]) -> None
 def test_the_interpreter_gets_its_arguments_and_directory(
     sh: list[str], tmp_path: Path, kind: str, arguments: list[str], special: dict[str, str]
 ) -> None:
-    directory = "/tmp/" + str(tmp_path).removeprefix("/tmp/") + "/it's a $new one"
-    if not directory.startswith(str(tmp_path)):
-        pytest.skip("temporary files are not in /tmp here")
+    directory = f"{tmp_path}/it's a $new one"  # jobs may name directories in /tmp only, where this is
     interpreter = tmp_path / "interpreter"
     interpreter.write_text("#!/bin/sh\npwd\nprintf '%s\\n' \"$@\"\n")
     interpreter.chmod(0o755)

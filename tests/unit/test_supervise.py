@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -196,7 +195,6 @@ def test_a_grandchild_that_keeps_the_output_open_does_not_hide_the_end(start: St
     os.kill(int(pid_file.read_text()), signal.SIGKILL)
 
 
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv ties the children to the supervisor")
 def test_children_end_when_the_supervisor_is_killed(start: Start, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     supervisor = start({"orphan": child(notes)})
