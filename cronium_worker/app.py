@@ -1,5 +1,6 @@
 """The Celery application. Thin: the work is in `execution`, the configuration in `celeryconfig`."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from celery import Celery
@@ -14,10 +15,21 @@ class JobRunner(Protocol):
     def run(self, job_id: str) -> JobResult | Outcome: ...
 
 
+class Housekeeper(Protocol):
+    """What a node that serves a host's own queue can do (agent)."""
+
+    def cleanup(self, *, run: str | None, dry_run: bool) -> None: ...
+
+    def prepull(self, references: Sequence[str] | None, *, run: str | None) -> None: ...
+
+
 class CroniumApp(Celery):
-    """The application; `runner` is set in a node that runs jobs."""
+    """The application; `runner` is set in a node that runs jobs, `agent` in one that keeps its host in order;
+    `beat_soon`, in both, tells the fleet of this node at once."""
 
     runner: JobRunner | None = None
+    agent: Housekeeper | None = None
+    beat_soon: Callable[[], None] | None = None
 
 
 # Not the current app: a web application that imports this has a Celery app of its own.
@@ -25,5 +37,5 @@ app: Any = CroniumApp(
     "cronium",
     set_as_current=False,
     config_source="cronium_worker.celeryconfig",
-    include=["cronium_worker.tasks"],
+    include=["cronium_worker.tasks", "cronium_worker.housekeeping"],
 )

@@ -4,6 +4,7 @@ The measurements are in docs/architecture.md ("Celery's part").
 """
 
 from cronium_worker.models.job import DEFAULT_QUEUE
+from cronium_worker.schedule import beat_schedule as _beat_schedule
 from cronium_worker.settings import get_settings
 
 _settings = get_settings()
@@ -55,6 +56,8 @@ task_track_started = True
 beat_scheduler = "redbeat.RedBeatScheduler"
 redbeat_redis_url = _redis_url
 redbeat_key_prefix = "cronium:beat:"
-# The lock's default is 25 minutes: a second beat would wait that long after the first one's death.
+beat_schedule = _beat_schedule(_settings)
+# The lock's default is 25 minutes: a second beat would wait that long after the first one's death. It asks for
+# the lock every beat_max_loop_interval: the two together are the longest that nobody leads.
 beat_max_loop_interval = 5
-redbeat_lock_timeout = 30
+redbeat_lock_timeout = 20

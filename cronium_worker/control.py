@@ -1,4 +1,4 @@
-"""Celery's remote control, as far as operators need it: ask the nodes, stop one's intake."""
+"""Celery's remote control, as far as operators need it: ask the nodes, wake one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from kombu.exceptions import OperationalError
 
 from cronium_worker.app import app
 from cronium_worker.errors import BrokerUnavailable
+from cronium_worker.models.job import JOBS_NODE
 
 ANSWER_TIMEOUT_S = 2.0
 
@@ -30,8 +31,7 @@ def ask(command: str) -> dict[str, Any]:
         return method() or {}
 
 
-def stop_intake(node: str, queues: list[str]) -> None:
-    """Let a node take nothing more from its queues. Raises BrokerUnavailable."""
+def beat_now(host: str) -> None:
+    """Have a host's jobs node look at what the registry says of it, and report. Raises BrokerUnavailable."""
     with _broker():
-        for queue in queues:
-            app.control.cancel_consumer(queue, destination=[node], reply=True, timeout=ANSWER_TIMEOUT_S)
+        app.control.broadcast("beat", destination=[f"{JOBS_NODE}@{host}"])

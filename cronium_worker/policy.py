@@ -28,8 +28,27 @@ def admit(data: Job | Mapping[str, Any], settings: Settings) -> Job:
 
 
 def image_candidates(job: Job, settings: Settings) -> tuple[str, ...]:
-    """The images the job may run in, the preferred one first; the host takes the first that it has."""
-    return (job.image,) if job.image else settings.images.candidates(job.script.type)
+    """The images the job may run in, with the registry's prefix, the preferred one first; the host takes the first
+    that it has."""
+    named = (job.image,) if job.image else settings.images.candidates(job.script.type)
+    return tuple(settings.registry.resolve(image) for image in named)
+
+
+def known_images(settings: Settings) -> frozenset[str]:
+    """The images that jobs may run in, as jobs name them."""
+    own = {image for kind in get_args(ScriptType) for image in settings.images.candidates(kind)}
+    return frozenset(own | set(settings.allowed_images))
+
+
+def wanted_images(settings: Settings) -> tuple[tuple[str, ...], ...]:
+    """What a host should have before a job asks, as jobs name it: for each image its candidates, the preferred one
+    first. Runner images under their plain names are built on each host: no registry is asked for newer ones."""
+    runners = [
+        settings.images.candidates(kind)
+        for kind in get_args(ScriptType)
+        if settings.registry.prefix or getattr(settings.images, kind)
+    ]
+    return tuple(dict.fromkeys([*runners, *((image,) for image in settings.allowed_images)]))
 
 
 def _refusal(location: tuple[str, ...], value: object, reason: str) -> InitErrorDetails:
@@ -49,8 +68,7 @@ def _above_maxima(resources: Resources, settings: Settings) -> list[InitErrorDet
 
 def _not_allowed(job: Job, settings: Settings) -> list[InitErrorDetails]:
     errors = []
-    own = {image for kind in get_args(ScriptType) for image in settings.images.candidates(kind)}
-    if job.image is not None and job.image not in own and job.image not in settings.allowed_images:
+    if job.image is not None and job.image not in known_images(settings):
         reason = f"{job.image} is not on this fleet's allow-list (CRONIUM_ALLOWED_IMAGES)"
         errors.append(_refusal(("image",), job.image, reason))
     mode = job.network.mode

@@ -9,13 +9,25 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from cronium_worker.errors import ConfigurationError, validation_message
-from cronium_worker.models.fields import MIB, ImageReference, Size
+from cronium_worker.models.fields import MIB, ImageReference, Size, is_image
 from cronium_worker.models.job import PullPolicy, Resources, ScriptType
+from cronium_worker.models.reference import HUB, canonical_registry, is_registry, named_registry
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 FLAVOURS = ("alpine", "debian")
@@ -41,7 +53,29 @@ def _absolute(value: Path) -> Path:
     return value
 
 
-def _without_password(url: str) -> str:
+def _ascii(value: SecretStr) -> SecretStr:
+    if not (value.get_secret_value().isascii() and value.get_secret_value().isprintable()):
+        raise ValueError("must be printable ASCII")
+    return value
+
+
+def _registry_server(value: str) -> str:
+    if value and not (
+        is_registry(value) and re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d{1,5})?", value)
+    ):
+        raise ValueError('must be the host of a registry like "registry.example:5000"')
+    return value
+
+
+def _registry_prefix(value: str) -> str:
+    host, _, _ = value.partition("/")
+    if value and not (is_registry(host) and is_image(f"{value}/name")):
+        raise ValueError('must be a registry and maybe a path like "registry.example:5000/team"')
+    return value
+
+
+def without_password(url: str) -> str:
+    """An address for display."""
     return _PASSWORD_IN_QUERY.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1***@", url))
 
 
@@ -78,12 +112,34 @@ class Images(_Section):
 
 
 class Registry(_Section):
-    """How images are pulled from a registry."""
+    """Where images are pulled from, and who asks. The login is for `server` alone (the prefix's host if that is not
+    given); for other registries the host's Docker config is used."""
 
+    prefix: Annotated[str, AfterValidator(_registry_prefix)] = ""
+    server: Annotated[str, AfterValidator(_registry_server)] = ""
     username: str = ""
     password: SecretStr = SecretStr("")
     pull_idle_timeout: float = Field(default=60, gt=0, description="seconds without progress")
     pull_timeout: float = Field(default=1800, gt=0, description="seconds in all")
+
+    @field_validator("username")
+    @classmethod
+    def _belongs_to_a_registry(cls, value: str, info: ValidationInfo) -> str:
+        # A prefix or server that is wrong in itself is not in the data, and has an error of its own.
+        if value and info.data.get("prefix") == info.data.get("server") == "":
+            raise ValueError("belongs to no registry: set CRONIUM_REGISTRY__SERVER or CRONIUM_REGISTRY__PREFIX as well")
+        return value
+
+    def resolve(self, reference: str) -> str:
+        """The reference as it is pulled: with the prefix, unless it names a registry itself."""
+        return f"{self.prefix}/{reference}" if self.prefix and named_registry(reference) is None else reference
+
+    def login(self, reference: str) -> tuple[str, str] | None:
+        """Username and password for a reference's registry; None: they are another registry's."""
+        own = canonical_registry(self.server or self.prefix.partition("/")[0])
+        if not self.username or (named_registry(reference) or HUB) != own:
+            return None
+        return self.username, self.password.get_secret_value()
 
 
 class Maxima(_Section):
@@ -111,6 +167,34 @@ class Log(_Section):
     driver: Literal["local", "json-file"] = "local"
     max_bytes: Size = 16 * MIB
     chunk_bytes: Annotated[Size, Field(ge=1024, le=MIB)] = 64 * 1024
+
+
+class Schedule(_Section):
+    """How often beat has every host do its housekeeping, in seconds. A host runs none that is older than that."""
+
+    cleanup: float = Field(default=300, ge=1)
+    prepull: float = Field(default=3600, ge=1)
+
+
+class Flower(_Section):
+    """Where the web page listens, and who may see it. Beyond loopback it needs a login."""
+
+    address: str = "127.0.0.1"
+    port: int = Field(default=5555, ge=0, le=65535, description="0: any that is free")
+    # What basic authentication can carry, and what Flower can compare.
+    username: str = Field(default="", pattern=r"^[!-9;-~]*$")
+    password: Annotated[SecretStr, AfterValidator(_ascii)] = SecretStr("")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "Flower":
+        if bool(self.username) != bool(self.password.get_secret_value()):
+            raise ValueError("set both __USERNAME and __PASSWORD, or neither")
+        return self
+
+    @property
+    def login(self) -> str | None:
+        """`username:password`, or None when there is no login."""
+        return f"{self.username}:{self.password.get_secret_value()}" if self.username else None
 
 
 class Settings(BaseSettings):
@@ -141,7 +225,12 @@ class Settings(BaseSettings):
     maxima: Maxima = Maxima()
     security: Security = Security()
     log: Log = Log()
+    flower: Flower = Flower()
+    schedule: Schedule = Schedule()
     result_ttl: int = Field(default=7 * 24 * 3600, ge=1)
+    lease_ttl: float = Field(default=30, ge=1, description="seconds a worker may be silent before it counts as gone")
+    orphan_retention: float = Field(default=3600, ge=1, description="seconds before what nobody claims is removed")
+    min_free_disk: Size = 1024 * MIB
     concurrency: int = Field(default=8, ge=1, le=1024)
 
     @property
@@ -149,13 +238,19 @@ class Settings(BaseSettings):
         uid, gid = self.container_user.split(":")
         return int(uid), int(gid)
 
+    @property
+    def sandboxes_path(self) -> Path:
+        """Where this host keeps the files of its running jobs: fleets and hosts may share a `base_path`."""
+        return self.base_path / f"{self.fleet}@{self.host_name}"
+
     def masked(self) -> dict[str, object]:
         """The effective settings for display: JSON types, passwords and passwords in addresses as `***`."""
         data = self.model_dump(mode="json")
         for name in ("redis_url", "broker_url", "result_backend"):
             secret: SecretStr | None = getattr(self, name)
-            data[name] = _without_password(secret.get_secret_value()) if secret else None
+            data[name] = without_password(secret.get_secret_value()) if secret else None
         data["registry"]["password"] = "***" if self.registry.password.get_secret_value() else ""
+        data["flower"]["password"] = "***" if self.flower.login else ""
         return data
 
 

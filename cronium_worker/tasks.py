@@ -1,4 +1,4 @@
-"""The Celery tasks. Producers import this module: it must not import Docker or `execution`."""
+"""The Celery tasks of jobs. Producers import this module: it must not import Docker or `execution`."""
 
 import re
 from collections.abc import Mapping
@@ -22,11 +22,17 @@ from cronium_worker.settings import get_settings
 _HIGHEST_PRIORITY = 9
 
 
+def make_store(*, retries: int = 3) -> JobStore:
+    """A store by the settings. `retries`: as of `connect`."""
+    settings = get_settings()
+    redis = connect(settings.redis_url.get_secret_value(), retries=retries)
+    return JobStore(redis, result_ttl_s=settings.result_ttl, lease_ttl_s=settings.lease_ttl)
+
+
 @cache
 def store() -> JobStore:
     """The store of this process, for callers and the task's own use."""
-    settings = get_settings()
-    return JobStore(connect(settings.redis_url.get_secret_value()), result_ttl_s=settings.result_ttl)
+    return make_store()
 
 
 def _register(data: Job | Mapping[str, Any], task_id: str | None) -> tuple[Job, str, str]:
@@ -51,6 +57,8 @@ class JobTask(Task):
 
     So nothing of a script, its environment or its input is ever in an event, in Flower or in a log.
     """
+
+    Request = "cronium_worker.request:JobRequest"  # revoke and terminate are our cancel
 
     def apply_async(
         self,

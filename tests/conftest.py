@@ -49,7 +49,7 @@ def leftovers(settings: Settings) -> Iterator[Callable[[], list[str]]]:
     def look() -> list[str]:
         filters = {"label": f"cronium.fleet={settings.fleet}"}
         containers = [container.name for container in client.containers.list(all=True, filters=filters)]
-        return containers + [path.name for path in settings.base_path.glob("sandboxes/*")]
+        return containers + [path.name for path in settings.base_path.glob("*/sandboxes/*")]
 
     yield look
     for network in client.networks.list(filters={"label": f"cronium.fleet={settings.fleet}"}):

@@ -8,8 +8,11 @@ from redis.exceptions import RedisError
 
 from cronium_worker import __version__
 from cronium_worker.cli.doctor import doctor
+from cronium_worker.cli.fleet import cleanup, drain, hosts
+from cronium_worker.cli.flower import flower
+from cronium_worker.cli.images import images
 from cronium_worker.cli.jobs import cancel, logs, ps, result, status
-from cronium_worker.cli.operate import config, drain, hosts, images, worker
+from cronium_worker.cli.operate import config, worker
 from cronium_worker.cli.run import run
 from cronium_worker.errors import BrokerUnavailable, CroniumError, validation_message
 
@@ -28,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (run, logs, status, result, cancel, ps, hosts, drain, worker, images, doctor, config):
+for command in (run, logs, status, result, cancel, ps, hosts, drain, cleanup, worker, images, flower, doctor, config):
     cli.add_command(command)
 
 

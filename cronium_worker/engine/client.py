@@ -60,11 +60,16 @@ class Engine:
         try:
             self.api = docker.APIClient(**arguments, timeout=CALL_TIMEOUT_S)
             # The SDK's default read timeout would end quiet streams.
-            self.streams = docker.APIClient(**{**arguments, "version": self.api.api_version, "timeout": None})
+            self._stream_arguments = {**arguments, "version": self.api.api_version, "timeout": None}
+            self.streams = docker.APIClient(**self._stream_arguments)
         except _TRANSPORT_ERRORS as error:
             raise ConfigurationError(
                 f"Docker Engine: cannot connect ({error}); start it, or set DOCKER_HOST"
             ) from error
+
+    def own_client(self) -> docker.APIClient:
+        """Another client like `streams`, whose connections nobody else uses. The caller closes it."""
+        return docker.APIClient(**self._stream_arguments)
 
     def close(self) -> None:
         self.api.close()

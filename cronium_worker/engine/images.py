@@ -1,169 +1,112 @@
 """Images of jobs: present on the host, or pulled by the job's policy, once for all who wait."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-import requests
-from docker.errors import ImageNotFound
-
 from cronium_worker.engine.client import Engine, faults
-from cronium_worker.errors import Cancelled, DaemonError, ImagePullError
+from cronium_worker.engine.credentials import Credentials, find_credentials
+from cronium_worker.engine.pull import Progress, Pulled, SharedPull, inspect
+from cronium_worker.engine.refusal import pull_error
+from cronium_worker.errors import DaemonError, ImagePullError
 from cronium_worker.models.job import PullPolicy
+from cronium_worker.models.reference import repo_digest, split_reference
 from cronium_worker.settings import Registry
 
-Progress = Callable[[str], None]
-_LOOK_FOR_CANCEL_S = 0.25
-_PROGRESS_EVERY_S = 0.5
+__all__ = ["ImageManager", "Progress", "Pulled", "first_present", "list_runner_images"]
+
 _BUILD_HINT = "build it with `make images`, or name one that can be pulled"
 
 
 class ImageManager:
-    """Makes sure that an image is there. Safe for threads: one pull at a time of one reference."""
+    """Makes sure that an image is there. Safe for threads; one for a process, so that its jobs share their pulls."""
 
     def __init__(self, engine: Engine, registry: Registry) -> None:
         self._engine = engine
         self._registry = registry
-        self._pulls: dict[str, threading.Lock] = {}
+        self._pulls: dict[tuple[str, str, Credentials], SharedPull] = {}
         self._lock = threading.Lock()
 
     def ensure(
-        self,
-        candidates: Sequence[str],
-        policy: PullPolicy,
-        *,
-        cancelled: Callable[[], bool],
-        progress: Progress,
+        self, candidates: Sequence[str], policy: PullPolicy, *, cancelled: Callable[[], bool], progress: Progress
     ) -> str:
+        """`pull_first` for who needs the name alone."""
+        return self.pull_first(candidates, policy=policy, cancelled=cancelled, progress=progress).image
+
+    def pull_first(
+        self, candidates: Sequence[str], *, policy: PullPolicy, cancelled: Callable[[], bool], progress: Progress
+    ) -> Pulled:
         """The first of the candidates that is here, else the first that can be had, pulled by the policy.
 
-        Raises ImagePullError, DaemonError, Cancelled.
+        Raises ImagePullError (of the first candidate if all are refused), DaemonError, Cancelled.
         """
-        if policy != "always":
-            here = first_present(self._engine, candidates)
+        for candidate in candidates if policy != "always" else ():
+            here = self._present(candidate)
             if here is not None:
                 return here
-        if policy == "never":
-            raise ImagePullError(f"image {candidates[0]} is not on this host and pull_policy is never; {_BUILD_HINT}")
-        return self._pull_once(candidates[0], policy, cancelled, progress)
+        refused: list[ImagePullError] = []
+        for candidate in candidates:
+            try:
+                return self.pull(candidate, policy=policy, cancelled=cancelled, progress=progress)
+            except ImagePullError as error:
+                if error.details["reason"] not in {"not_found", "denied"}:
+                    raise
+                refused.append(error)
+        raise refused[0]
 
-    def _pull_once(self, reference: str, policy: PullPolicy, cancelled: Callable[[], bool], progress: Progress) -> str:
+    def pull(self, reference: str, *, policy: PullPolicy, cancelled: Callable[[], bool], progress: Progress) -> Pulled:
+        """Have one image here, by the policy. The prefix is put before a reference that names no registry.
+
+        Who comes while it is pulled with the same credentials shares that pull and its outcome.
+        Raises ImagePullError (`details.reason`: see engine.refusal), DaemonError, Cancelled.
+        """
+        started = time.monotonic()
+        image = self._registry.resolve(reference)
+        here = self._present(reference) if policy != "always" or "@" in image else None  # a digest is never newer
+        if here is not None:
+            return here
+        if policy == "never":
+            text = f"is not on this host and pull_policy is never; {_BUILD_HINT}"
+            raise pull_error(image, text, "not_found", retryable=False)
+        shared = self._share(image, cancelled, progress)
+        return replace(shared, reference=reference, seconds=time.monotonic() - started)
+
+    def _present(self, reference: str) -> Pulled | None:
+        started = time.monotonic()
+        image = self._registry.resolve(reference)
+        found = inspect(self._engine, image)
+        if found is None:
+            return None
+        digest = repo_digest(image, found["RepoDigests"] or [])
+        seconds = time.monotonic() - started
+        return Pulled(reference=reference, image=image, id=found["Id"], digest=digest, pulled=False, seconds=seconds)
+
+    def _share(self, image: str, cancelled: Callable[[], bool], progress: Progress) -> Pulled:
+        credentials = find_credentials(image, self._registry)
+        key = (*split_reference(image), credentials)
         with self._lock:
-            lock = self._pulls.setdefault(reference, threading.Lock())
-        while not lock.acquire(timeout=_LOOK_FOR_CANCEL_S):
-            _raise_if(cancelled)
+            pull = self._pulls.get(key)
+            if pull is None or pull.ended:
+                pull = self._pulls[key] = SharedPull(self._engine, self._registry, image, credentials)
+                pull.start()
+            pull.waiting += 1
         try:
-            # Another job may have pulled it while this one waited.
-            if policy == "always" or first_present(self._engine, (reference,)) is None:
-                _Pull(self._engine, self._registry, reference).run(cancelled, progress)
-            return reference
+            return pull.wait(cancelled, progress)
         finally:
-            lock.release()
+            with self._lock:
+                pull.waiting -= 1
+                alone = pull.waiting == 0
+                if alone and self._pulls.get(key) is pull:
+                    del self._pulls[key]
+            if alone:
+                pull.abandon()
 
 
 def first_present(engine: Engine, references: Sequence[str]) -> str | None:
     """The first of the references that this host has. Raises DaemonError."""
-    for reference in references:
-        with faults(DaemonError, f"image inspect {reference}"), suppress(ImageNotFound):
-            engine.api.inspect_image(reference)  # type: ignore[no-untyped-call]
-            return reference
-    return None
-
-
-def _raise_if(cancelled: Callable[[], bool]) -> None:
-    if cancelled():
-        raise Cancelled("cancelled while its image was pulled")
-
-
-class _Pull:
-    """One pull. The engine's messages are read by a thread, so that a cancel is heard during silence; when the
-    connection is dropped, the engine stops pulling."""
-
-    def __init__(self, engine: Engine, registry: Registry, reference: str) -> None:
-        self._engine = engine
-        self._registry = registry
-        self._reference = reference
-        self._messages: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
-        self._abandoned = threading.Event()
-
-    def run(self, cancelled: Callable[[], bool], progress: Progress) -> None:
-        threading.Thread(target=self._read, name=f"pull {self._reference}", daemon=True).start()
-        started = last_message = time.monotonic()
-        last_shown = 0.0
-        try:
-            while True:
-                now = time.monotonic()
-                if now - last_message > self._registry.pull_idle_timeout:
-                    raise self._fault(f"no progress for {self._registry.pull_idle_timeout:g} s", retryable=True)
-                if now - started > self._registry.pull_timeout:
-                    raise self._fault(f"not done after {self._registry.pull_timeout:g} s", retryable=True)
-                _raise_if(cancelled)
-                try:
-                    message = self._messages.get(timeout=_LOOK_FOR_CANCEL_S)
-                except queue.Empty:
-                    continue
-                if message is None:
-                    return
-                last_message = now
-                self._check(message)
-                if isinstance(message, dict) and now - last_shown >= _PROGRESS_EVERY_S:
-                    last_shown = now
-                    progress(_line(self._reference, message))
-        finally:
-            self._abandoned.set()
-
-    def _read(self) -> None:
-        try:
-            stream = self._engine.streams.pull(
-                *_split(self._reference), stream=True, decode=True, auth_config=self._credentials()
-            )
-            for message in stream:
-                self._messages.put(message)
-                if self._abandoned.is_set():
-                    stream.close()
-                    return
-            self._messages.put(None)
-        except Exception as error:  # noqa: BLE001 - handed to the thread that waits
-            self._messages.put(error)
-
-    def _credentials(self) -> dict[str, str] | None:
-        if not self._registry.username:
-            return None
-        return {"username": self._registry.username, "password": self._registry.password.get_secret_value()}
-
-    def _check(self, message: dict[str, Any] | Exception) -> None:
-        if isinstance(message, Exception):
-            with faults(ImagePullError, f"image {self._reference}"):
-                raise message
-        if "error" in message:
-            # The engine reports what the registry said, with the status code where there was one.
-            code = message.get("errorDetail", {}).get("code")
-            refused = code in (
-                requests.codes.unauthorized,
-                requests.codes.forbidden,
-                requests.codes.not_found,
-            )
-            raise self._fault(str(message["error"]), retryable=not refused)
-
-    def _fault(self, reason: str, *, retryable: bool) -> ImagePullError:
-        return ImagePullError(f"image {self._reference}: {reason}", retryable=retryable)
-
-
-def _split(reference: str) -> tuple[str, str]:
-    """Name and tag (or digest) as the pull call wants them; without a tag, the API would pull all of them."""
-    if "@" in reference:
-        name, _, digest = reference.partition("@")
-        return name.rpartition(":")[0] if ":" in name.rpartition("/")[2] else name, digest
-    name, colon, tag = reference.rpartition(":")
-    return (name, tag) if colon and "/" not in tag else (reference, "latest")
-
-
-def _line(reference: str, message: dict[str, Any]) -> str:
-    parts = [message.get("id", ""), message.get("status", ""), message.get("progress", "")]
-    return f"{reference}: " + " ".join(part for part in parts if part)
+    return next((reference for reference in references if inspect(engine, reference) is not None), None)
 
 
 def list_runner_images(engine: Engine) -> list[dict[str, Any]]:

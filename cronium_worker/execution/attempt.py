@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from typing import Any
 
 from pydantic import ValidationError
 from redis.exceptions import RedisError
@@ -108,8 +109,8 @@ class Attempt:
             raise Cancelled("cancelled before the script started")
 
     def _ensure_image(self, job: Job) -> str:
-        def progress(message: str) -> None:
-            self._store.write(self._claim, [progress_body(message)])
+        def progress(message: str, **fields: Any) -> None:
+            self._store.write(self._claim, [progress_body(message, **fields)])
 
         return self._images.ensure(
             image_candidates(job, self._host.settings),

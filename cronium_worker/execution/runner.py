@@ -22,7 +22,14 @@ class Runner:
         self._host = host
         self._store = store
         self._images = ImageManager(host.engine, host.settings.registry)
+        self._claims: dict[str, Claim] = {}
         self.active = ActiveJobs()
+
+    def renew_leases(self) -> None:
+        """To be called more often than a lease lasts. Raises redis errors."""
+        claims = list(self._claims.copy().values())
+        if claims:
+            self._store.renew(claims)
 
     def run(self, job_id: str) -> JobResult | Outcome:
         """The job's result; or why there was nothing to do: `busy` (a worker has it), `missing`.
@@ -37,6 +44,7 @@ class Runner:
             if not isinstance(claim, Claim):
                 return claim
             token = self.active.add(job_id)
+            self._claims[job_id] = claim
             try:
                 result = Attempt(self._host, self._store, self._images, claim, token).run()
                 logger.info("job %s %s", job_id, result.status, extra={"attempt": claim.attempt})
@@ -52,6 +60,7 @@ class Runner:
                 self._wait_and_retry(claim, token, result, delay)
             finally:
                 self.active.discard(job_id)
+                self._claims.pop(job_id, None)
 
     def _wait_and_retry(self, claim: Claim, token: CancelToken, result: JobResult, delay_s: float) -> None:
         self._store.retry(claim, f"again in {delay_s:g} s: {_message(result)}")

@@ -57,7 +57,7 @@ class Sandbox:
         uid, gid = settings.container_uid_gid
         with ExitStack() as on_error:
             try:
-                workspace = directories.create(settings.base_path, sandbox_id, uid=uid, gid=gid)
+                workspace = directories.create(settings.sandboxes_path, sandbox_id, uid=uid, gid=gid)
                 on_error.callback(directories.remove, workspace)
                 stage_launcher(workspace)
                 gate = Gate(workspace.control)

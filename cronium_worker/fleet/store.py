@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -30,7 +30,8 @@ CANCEL_CHANNEL = "cronium:cancel"
 INDEX_KEY = "cronium:jobs"
 _BLOCK_MS = 5000
 _READ_COUNT = 1000
-_SCRIPTS = ("register", "claim", "write", "finish", "cancel", "refuse")
+_PRUNE_COUNT = 1000
+_SCRIPTS = ("register", "claim", "renew", "write", "finish", "cancel", "refuse")
 
 Outcome = Literal["missing", "finished", "busy"]
 CancelOutcome = Literal["finished", "cancelled", "requested"]
@@ -61,6 +62,15 @@ def connect(url: str, *, retries: int = 3) -> "Redis":
     )
 
 
+class Standing(NamedTuple):
+    """What a record says of its job, as far as others than its worker need it. `lapsed_s`: seconds since the
+    end of its worker's lease, negative while it is live; None when nobody has the job."""
+
+    status: str
+    attempt: int
+    lapsed_s: float | None
+
+
 @dataclass(kw_only=True)
 class Claim:
     """The right to run one attempt of a job. One claim is used by several threads of one worker."""
@@ -79,9 +89,10 @@ class Claim:
 class JobStore:
     """Reads and writes of job records and events. Safe for threads; blocking; holds no state of jobs."""
 
-    def __init__(self, redis: "Redis", *, result_ttl_s: int) -> None:
+    def __init__(self, redis: "Redis", *, result_ttl_s: int, lease_ttl_s: float = 30) -> None:
         self.redis = redis
         self._ttl_s = result_ttl_s
+        self._lease_ms = int(lease_ttl_s * 1000)
         folder = files("cronium_worker.fleet") / "lua"
         common = (folder / "common.lua").read_text()
         self._scripts: dict[str, LuaScript] = {
@@ -198,7 +209,7 @@ class JobStore:
     def claim(self, job_id: str, *, host: str) -> Claim | Outcome:
         """Take the job's current attempt for this worker, or say why not."""
         claimant = uuid4().hex
-        reply = self._run("claim", job_id, claimant, host, claim_body(host).text)
+        reply = self._run("claim", job_id, claimant, host, claim_body(host).text, self._lease_ms)
         if reply[0] != "claimed":
             return cast(Outcome, reply[0])
         _, token, attempt, job, secrets, created_at, queued_at, cancel = reply
@@ -230,6 +241,13 @@ class JobStore:
             finished_at=now_iso(),
         )
         self.finish(claim, result, result.error.message if result.error else "")
+
+    def renew(self, claims: Sequence[Claim]) -> None:
+        """Extend the leases of this worker's claims; one that was lost meanwhile is left alone."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for claim in claims:
+                self._scripts["renew"](keys=_keys(claim.job.id), args=[claim.token, self._lease_ms], client=pipe)
+            pipe.execute()
 
     def write(self, claim: Claim, bodies: Sequence[Body], fields: Mapping[str, str | int] = {}) -> bool:
         """Append events and set fields of the record, together. True: a cancel has been asked for.
@@ -283,7 +301,7 @@ class JobStore:
         """Give the job back as `pending` with the next attempt. Raises ClaimLost."""
         attempt = claim.attempt + 1
         body = status_body("pending", message, attempt=attempt, host=None)
-        self.write(claim, [body], {"status": "pending", "attempt": attempt, "queued_at": now_iso()})
+        self.write(claim, [body], {"status": "pending", "attempt": attempt, "queued_at": now_iso(), "lease": 0})
 
     def cancels(self) -> Any:
         """A subscription to the ids of jobs that are to end (redis.client.PubSub)."""
@@ -298,6 +316,42 @@ class JobStore:
                 pipe.hmget(record_key(job_id), "cancel", "status")
             rows = pipe.execute()
         return {job_id for job_id, (cancel, status) in zip(job_ids, rows, strict=True) if cancel or status in TERMINAL}
+
+    # ---- housekeeping
+
+    def standing(self, job_ids: Sequence[str]) -> dict[str, Standing]:
+        """Where the jobs are; one without a record is left out."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(record_key(job_id), "status", "attempt", "lease")
+            pipe.time()
+            *rows, (seconds, microseconds) = pipe.execute()
+        now_s = seconds + microseconds / 1e6
+        return {
+            job_id: Standing(status, int(attempt), now_s - int(lease) / 1000 if lease and lease != "0" else None)
+            for job_id, (status, attempt, lease) in zip(job_ids, rows, strict=True)
+            if status
+        }
+
+    def forget_expired(self) -> int:
+        """Take jobs off the index whose records have expired; returns how many.
+
+        A record lives for the result's time to live after the job's end, so only older entries are looked at.
+        """
+        oldest = _epoch_ms(now_iso()) - self._ttl_s * 1000
+        forgotten = start = 0
+        while ids := cast("list[str]", self.redis.zrange(
+            INDEX_KEY, "-inf", oldest, byscore=True, offset=start, num=_PRUNE_COUNT
+        )):  # fmt: skip
+            with self.redis.pipeline(transaction=False) as pipe:
+                for job_id in ids:
+                    pipe.exists(record_key(job_id))
+                gone = [job_id for job_id, there in zip(ids, pipe.execute(), strict=True) if not there]
+            if gone:
+                self.redis.zrem(INDEX_KEY, *gone)
+            forgotten += len(gone)
+            start += len(ids) - len(gone)
+        return forgotten
 
 
 def _epoch_ms(iso: str) -> int:

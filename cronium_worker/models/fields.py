@@ -39,8 +39,12 @@ def parse_size(value: object) -> object:
     return int(float(number) * _SIZE_UNITS[unit.lower()])
 
 
+def is_image(value: str) -> bool:
+    return len(value) <= 512 and _IMAGE.fullmatch(value) is not None
+
+
 def check_image(value: str) -> str:
-    if len(value) > 512 or not _IMAGE.fullmatch(value):
+    if not is_image(value):
         raise ValueError('not an image reference: give one like "registry/name:tag" or "name@sha256:…"')
     return value
 

@@ -38,6 +38,7 @@ RetryCause = Literal["failed", "timeout"]
 SCRIPT_MAX_BYTES = MIB
 DEFAULT_QUEUE = "cronium.jobs"
 HOST_QUEUE_PREFIX = "cronium.host."
+FLEET_QUEUE = "cronium.fleet"  # housekeeping that any one agent does for all
 JOBS_NODE, AGENT_NODE = "jobs", "agent"  # a host's two nodes: jobs@<host>, agent@<host>
 
 
@@ -84,8 +85,8 @@ def _host_name(value: str) -> str:
 
 
 def _queue(value: str) -> str:
-    if value.startswith(HOST_QUEUE_PREFIX):
-        raise ValueError(f"names that begin with {HOST_QUEUE_PREFIX} are for maintenance only")
+    if value.startswith(HOST_QUEUE_PREFIX) or value == FLEET_QUEUE:
+        raise ValueError(f"{FLEET_QUEUE} and names that begin with {HOST_QUEUE_PREFIX} are for maintenance only")
     return value
 
 

@@ -1,7 +1,7 @@
 """The job's files on the host: the only package that touches them."""
 
 from cronium_worker.workspace.collection import Collected, Limits, collect, parse_json
-from cronium_worker.workspace.directories import Workspace, create, remove
+from cronium_worker.workspace.directories import Workspace, create, existing, remove
 from cronium_worker.workspace.walk import decode_name, encode_name
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "create",
     "decode_name",
     "encode_name",
+    "existing",
     "parse_json",
     "remove",
 ]

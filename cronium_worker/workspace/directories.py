@@ -79,6 +79,18 @@ def create(base_path: Path, sandbox_id: str, *, uid: int, gid: int) -> Workspace
     return workspace
 
 
+def existing(base_path: Path) -> list[tuple[Workspace, float]]:
+    """The workspaces there are, each with the time of its making (seconds since the epoch). Raises OSError."""
+    found = []
+    with suppress(FileNotFoundError), os.scandir(base_path / _SANDBOXES) as entries:
+        for entry in entries:
+            if _SANDBOX_ID.fullmatch(entry.name):
+                # Nothing is made in or removed from the root itself while its sandbox lives.
+                made_s = entry.stat(follow_symlinks=False).st_mtime
+                found.append((Workspace(Path(entry.path)), made_s))
+    return found
+
+
 def _open_sandboxes(base: int) -> int:
     with suppress(FileExistsError):
         os.mkdir(_SANDBOXES, 0o700, dir_fd=base)

@@ -15,7 +15,7 @@ from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound
 from cronium_worker.fleet import store as store_module
 from cronium_worker.fleet.cancels import CancelListener
 from cronium_worker.fleet.events import Event, claim_body, log_body, metrics_body, progress_body, status_body
-from cronium_worker.fleet.store import CANCEL_CHANNEL, INDEX_KEY, Claim, JobStore, connect, record_key
+from cronium_worker.fleet.store import CANCEL_CHANNEL, INDEX_KEY, Claim, JobStore, Standing, connect, record_key
 from cronium_worker.models import ErrorInfo, Job, JobResult, Output, OutputFile
 from tests.conftest import wait_until
 
@@ -351,13 +351,45 @@ def test_an_end_that_is_sent_again_is_written_once(store: JobStore, job: Job) ->
 
 
 def test_a_claim_that_is_sent_again_is_the_same_claim(store: JobStore, job: Job) -> None:
-    arguments = ("claim", job.id, "claimant", "h1", claim_body("h1").text)
+    arguments = ("claim", job.id, "claimant", "h1", claim_body("h1").text, 30_000)
 
     first, second = store._run(*arguments), store._run(*arguments)
 
     assert first == second
     assert first[0] == "claimed"
     assert statuses(store, job) == ["pending", "preparing"]
+
+
+def test_a_lease_lives_until_it_lapses_and_as_long_as_it_is_renewed(store: JobStore, job: Job) -> None:
+    short = JobStore(store.redis, result_ttl_s=TTL_S, lease_ttl_s=0.2)
+    assert store.standing([job.id, "unknown"]) == {job.id: Standing("pending", 1, None)}
+    claim = short.claim(job.id, host="h1")
+    assert isinstance(claim, Claim)
+
+    def lapsed_s() -> float:
+        standing = store.standing([job.id])[job.id]
+        assert standing.lapsed_s is not None
+        return standing.lapsed_s
+
+    assert -0.2 <= lapsed_s() <= 0
+    wait_until(lambda: lapsed_s() > 0)
+    short.renew([claim])
+    assert -0.2 <= lapsed_s() <= 0
+    store.renew([claim])
+    assert lapsed_s() < -29
+
+
+def test_a_lease_ends_with_its_claim(store: JobStore, job: Job) -> None:
+    first = store.claim(job.id, host="h1")
+    assert isinstance(first, Claim)
+    store.retry(first, "again")
+    assert store.standing([job.id])[job.id] == Standing("pending", 2, None)
+    second = store.claim(job.id, host="h1")
+    assert isinstance(second, Claim)
+    store.renew([first])  # of a worker that does not know yet
+    store.finish(second, outcome(job), "completed")
+    store.renew([second])
+    assert store.standing([job.id])[job.id] == Standing("completed", 2, None)
 
 
 def test_a_cancel_that_is_asked_for_again_ends_it_once(store: JobStore, job: Job) -> None:

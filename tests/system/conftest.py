@@ -12,6 +12,9 @@ import pytest
 
 from cronium_worker.settings import Settings
 from tests.conftest import wait_until
+from tests.rig import rig
+
+__all__ = ["rig"]
 
 CRONIUM = str(Path(sys.executable).parent / "cronium")
 

@@ -13,6 +13,12 @@ local function emit(kind, body)
   end
 end
 
+-- The claim is this worker's until then, unless it renews it. By Redis's own clock: hosts' clocks differ.
+local function lease(ttl_ms)
+  local time = redis.call('TIME')
+  redis.call('HSET', record, 'lease', time[1] * 1000 + math.floor(time[2] / 1000) + ttl_ms)
+end
+
 -- 'ok' when the writer still owns the attempt and this write is new, 'done' when it was made before
 -- (a client sends again when the answer got lost), 'lost' when the writer must stop.
 local function fence(token, write)
@@ -32,6 +38,7 @@ end
 
 local function finish(status, result, finished_at, body, ttl)
   redis.call('HSET', record, 'status', status, 'result', result, 'finished_at', finished_at)
+  redis.call('HDEL', record, 'lease')
   emit('status', body)
   redis.call('DEL', secrets)
   redis.call('EXPIRE', record, ttl)

@@ -1,0 +1,1 @@
+"""The fleet's web page: Flower with pages of our own. Only this package imports Flower."""

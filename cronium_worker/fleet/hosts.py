@@ -1,0 +1,152 @@
+"""The registry of hosts in Redis: what each reports of itself, which are drained, what their housekeeping did.
+
+A host is a hash with, for each of its nodes, the last report (`jobs`, `agent`: JSON) and its time (`jobs_at`,
+`agent_at`: milliseconds by Redis's clock), and the last report of each kind of housekeeping (`cleanup`,
+`prepull`). All keys are in one Redis Cluster slot.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any, Literal, cast
+
+from redis import Redis
+
+from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
+
+HostState = Literal["live", "draining", "no room", "gone"]
+Housekeeping = Literal["cleanup", "prepull"]
+Report = dict[str, Any]
+
+_PREFIX = "cronium:{hosts}"
+_INDEX_KEY = f"{_PREFIX}:index"
+_DRAINED_KEY = f"{_PREFIX}:drained"
+# A host that has been gone for longer is forgotten; whether it is drained is not.
+_HOST_TTL_S = 7 * 24 * 3600
+_ANSWERS_TTL_S = 3600
+
+
+def _host_key(host: str) -> str:
+    return f"{_PREFIX}:host:{host}"
+
+
+def _answers_key(run: str) -> str:
+    return f"{_PREFIX}:run:{run}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostView:
+    """A host as the registry knows it. `nodes`: the last report of each node that is live, with `beat_s`, the
+    seconds since then; `last_beat_s`: of the node heard last, live or not."""
+
+    name: str
+    state: HostState
+    last_beat_s: float | None
+    nodes: Mapping[str, Report] = field(default_factory=dict)
+    housekeeping: Mapping[str, Report] = field(default_factory=dict)
+
+    @property
+    def has_agent(self) -> bool:
+        return AGENT_NODE in self.nodes
+
+
+class HostRegistry:
+    """Safe for threads. `host_ttl_s`: how long a node may be silent before it counts as gone."""
+
+    def __init__(self, redis: "Redis", *, host_ttl_s: float) -> None:
+        self._redis = redis
+        self._host_ttl_s = host_ttl_s
+        self._beat = redis.register_script((files("cronium_worker.fleet") / "lua" / "beat.lua").read_text())
+
+    # ---- nodes
+
+    def beat(self, host: str, node: str, report: Mapping[str, Any]) -> bool:
+        """Say that a node lives, and what it is. True: the host is to take no jobs."""
+        keys = [_host_key(host), _INDEX_KEY, _DRAINED_KEY]
+        return bool(self._beat(keys=keys, args=[host, node, json.dumps(report), _HOST_TTL_S]))
+
+    def leave(self, host: str, node: str) -> None:
+        """Say that a node has ended: nobody need wait for its silence."""
+        self._redis.hdel(_host_key(host), node)
+
+    def report(self, host: str, kind: Housekeeping, report: Mapping[str, Any]) -> None:
+        """Keep what the host's latest housekeeping of a kind has done."""
+        self._redis.hset(_host_key(host), kind, json.dumps(report))
+
+    def answer(self, run: str, host: str, message: Mapping[str, Any]) -> None:
+        """Tell whoever started a run: `{"progress": text}`, or `{"report": …}` as the last word."""
+        with self._redis.pipeline() as pipe:
+            pipe.rpush(_answers_key(run), json.dumps({"host": host, **message}))
+            pipe.expire(_answers_key(run), _ANSWERS_TTL_S)
+            pipe.execute()
+
+    # ---- operators
+
+    def hosts(self) -> list[HostView]:
+        """All hosts of the last days, by name."""
+        names = sorted(cast("set[str]", self._redis.smembers(_INDEX_KEY)))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hgetall(_host_key(name))
+            pipe.smembers(_DRAINED_KEY)
+            pipe.time()
+            *rows, drained, (seconds, microseconds) = pipe.execute()
+        now_s = seconds + microseconds / 1e6
+        forgotten = [name for name, row in zip(names, rows, strict=True) if not row]
+        if forgotten:
+            self._redis.srem(_INDEX_KEY, *forgotten)
+        return [
+            self._view(name, row, drained=name in drained, now_s=now_s)
+            for name, row in zip(names, rows, strict=True)
+            if row
+        ]
+
+    def drained(self) -> set[str]:
+        """The names of the hosts that are to take no jobs, known or not."""
+        return cast("set[str]", self._redis.smembers(_DRAINED_KEY))
+
+    def drain(self, host: str) -> None:
+        """Let the host take no more jobs, until `undrain`; a restart of its worker changes nothing."""
+        self._redis.sadd(_DRAINED_KEY, host)
+
+    def undrain(self, host: str) -> None:
+        self._redis.srem(_DRAINED_KEY, host)
+
+    def answers(self, run: str, hosts: Iterable[str], *, timeout_s: float) -> Iterator[Report]:
+        """What the hosts answer to a run, as it comes, until all have reported or `timeout_s` seconds are over."""
+        waiting = set(hosts)
+        deadline = time.monotonic() + timeout_s
+        while waiting and (left_s := deadline - time.monotonic()) > 0:
+            # At most some seconds a call: shorter than the client's read timeout.
+            popped = self._redis.blpop([_answers_key(run)], timeout=min(left_s, 5))
+            if popped is None:
+                continue
+            message: Report = json.loads(cast("tuple[str, str]", popped)[1])
+            if "report" in message:
+                waiting.discard(message["host"])
+            yield message
+
+    def _view(self, name: str, row: Mapping[str, str], *, drained: bool, now_s: float) -> HostView:
+        ages = {node: now_s - int(row[f"{node}_at"]) / 1000 for node in (JOBS_NODE, AGENT_NODE) if f"{node}_at" in row}
+        nodes = {
+            node: {**json.loads(row[node]), "beat_s": round(age_s, 1)}
+            for node, age_s in ages.items()
+            if age_s <= self._host_ttl_s and node in row
+        }
+        return HostView(
+            name=name,
+            state=_state(nodes, drained=drained),
+            last_beat_s=min(ages.values(), default=None),
+            nodes=nodes,
+            housekeeping={kind: json.loads(row[kind]) for kind in ("cleanup", "prepull") if kind in row},
+        )
+
+
+def _state(nodes: Mapping[str, Report], *, drained: bool) -> HostState:
+    if not nodes:
+        return "gone"
+    if drained:
+        return "draining"
+    return "no room" if nodes.get(JOBS_NODE, {}).get("no_room") else "live"

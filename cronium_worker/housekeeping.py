@@ -1,0 +1,65 @@
+"""The Celery tasks of housekeeping, and how they get to every host.
+
+Each host has a queue of its own, which its agent serves. What is for all hosts is sent to each live host's queue,
+with a time after which it is dropped: a host that was away does not run a backlog. (A fanout queue delivered
+nothing or kept a core busy: docs/architecture.md.)
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from cronium_worker.app import app
+from cronium_worker.fleet.hosts import HostRegistry
+from cronium_worker.fleet.store import connect
+from cronium_worker.models.job import HOST_QUEUE_PREFIX
+from cronium_worker.schedule import CLEANUP, ON_EVERY_HOST, PREPULL, housekeeping_every_s
+from cronium_worker.settings import get_settings
+
+# No results are kept, and Flower shows jobs.
+_QUIET: dict[str, Any] = {"ignore_result": True, "send_events": False}
+
+
+@cache
+def hosts() -> HostRegistry:
+    """The registry of hosts, for this process."""
+    settings = get_settings()
+    return HostRegistry(connect(settings.redis_url.get_secret_value()), host_ttl_s=settings.lease_ttl)
+
+
+def send(task: str, host: str, **arguments: Any) -> None:
+    """Have a host do it. Dropped when its agent does not take it before beat's next turn."""
+    expires_s = housekeeping_every_s(get_settings())[task]
+    app.tasks[task].apply_async(kwargs=arguments, queue=HOST_QUEUE_PREFIX + host, expires=expires_s)
+
+
+def send_to_all(task: str, **arguments: Any) -> list[str]:
+    """Have every live host do it; returns their names."""
+    names = [host.name for host in hosts().hosts() if host.has_agent]
+    for name in names:
+        send(task, name, **arguments)
+    return names
+
+
+@app.task(name=ON_EVERY_HOST, **_QUIET)
+def on_every_host(task: str) -> None:
+    """The fan-out: `cronium.cleanup_orphans` or `cronium.prepull_images` to all live hosts."""
+    send_to_all(task)
+
+
+@app.task(name=CLEANUP, **_QUIET)
+def cleanup_orphans(run: str | None = None, dry_run: bool = False) -> None:
+    """Sweep the host whose agent takes this."""
+    _agent().cleanup(run=run, dry_run=dry_run)
+
+
+@app.task(name=PREPULL, **_QUIET)
+def prepull_images(references: Sequence[str] | None = None, run: str | None = None) -> None:
+    """Bring images to the host whose agent takes this: those named, else its own settings'."""
+    _agent().prepull(references, run=run)
+
+
+def _agent() -> Any:
+    if app.agent is None:
+        raise RuntimeError("this node keeps no host in order: start one with `cronium worker`")
+    return app.agent
