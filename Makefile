@@ -31,7 +31,6 @@ test: ## the whole test suite on a real Docker Engine and a real Redis; ARGS="-k
 up: ## the fleet in the foreground: worker, agent, beat, Flower; Ctrl-C ends it, records stay in var/
 	@$(SETUP) venv services
 	@$(WITH_SERVICES) --state var sh -c 'cronium images build \
-		&& echo "Flower: http://127.0.0.1:5555" \
 		&& exec python -m cronium_worker.cli.supervise Procfile'
 
 check: ## formatter, linters, types, layers: what CI runs before the tests
@@ -58,7 +57,7 @@ check-dockerfiles:
 	find images -name '*.Dockerfile' -print0 | xargs -0 $(BIN)/hadolint --config images/.hadolint.yaml
 
 bench: ## the benchmarks as a table, and in benchmarks/results/latest.json
-	@$(SETUP) venv services
+	@$(SETUP) venv services tests
 	@$(WITH_SERVICES) sh -c 'cronium images build && exec python -m benchmarks $$ARGS'
 
 images: ## base and runner images; FLAVOUR=alpine or FLAVOUR=debian

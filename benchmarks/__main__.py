@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fleet import running_worker
+from benchmarks.housekeeping import pull_to_all_hosts, sweep_orphans
 from benchmarks.jobs import enqueue_to_result, lines_lost, raw_cycle
 from benchmarks.measure import Figure
 
@@ -21,6 +22,8 @@ def main() -> None:
         figures = [floor]
         figures += [enqueue_to_result(language, queue, ROUNDS, floor) for language in ("bash", "python", "node")]
         figures.append(lines_lost(500_000, queue))
+    figures += sweep_orphans(200)
+    figures += pull_to_all_hosts(rounds=5, megabytes=50)
     show(figures)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps([figure.as_dict() for figure in figures], indent=2) + "\n")

@@ -18,8 +18,7 @@ from cronium_worker.errors import Fault, InvalidJob
 from cronium_worker.fleet.events import now_iso
 from cronium_worker.fleet.hosts import HostRegistry, Housekeeping
 from cronium_worker.janitor import Janitor
-from cronium_worker.models.job import PullPolicy
-from cronium_worker.policy import known_images, wanted_images
+from cronium_worker.policy import known_images, pull_policy, wanted_images
 from cronium_worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -84,14 +83,15 @@ class Agent:
                 with suppress(RedisError):
                     self._registry.answer(run, self._settings.host_name, {"progress": message})
 
-        policy: PullPolicy = "never" if self._settings.pull_policy == "never" else "always"
         try:
             unknown = set(candidates) - known_images(self._settings)
             if unknown:
                 raise InvalidJob(f"{unknown.pop()} is not on this host's allow-list (CRONIUM_ALLOWED_IMAGES)")
             # The flavour that is here is kept up to date, another one is not brought.
-            here = first_present(self._engine, [self._settings.registry.resolve(name) for name in candidates])
-            ordered = sorted(candidates, key=lambda name: self._settings.registry.resolve(name) != here)
+            resolved = [self._settings.registry.resolve(name) for name in candidates]
+            here = first_present(self._engine, resolved)
+            ordered = sorted(resolved, key=lambda image: image != here)
+            policy = pull_policy("never" if self._settings.pull_policy == "never" else "always", resolved)
             pulled = self._images.pull_first(ordered, policy=policy, cancelled=lambda: False, progress=progress)
         except Fault as fault:
             logger.warning("image %s: %s", candidates[0], fault)

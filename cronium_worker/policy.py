@@ -1,13 +1,14 @@
 """What this fleet accepts: a job is checked against the settings, and gets the fleet's defaults. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from cronium_worker.models import Job, Resources, ScriptType
-from cronium_worker.settings import Settings
+from cronium_worker.models.job import PullPolicy
+from cronium_worker.settings import OWN_NAMES, Settings
 
 _OWN_NETWORK_MODES = ("isolated", "none")
 
@@ -34,6 +35,16 @@ def image_candidates(job: Job, settings: Settings) -> tuple[str, ...]:
     return tuple(settings.registry.resolve(image) for image in named)
 
 
+def pull_policy(asked: PullPolicy, images: Iterable[str]) -> PullPolicy:
+    """The policy for resolved images. What has one of our own names and no registry is built on each host, and never
+    pulled: what the Docker Hub has under such a name may be anybody's."""
+    return "never" if all(map(_is_built_here, images)) else asked
+
+
+def _is_built_here(image: str) -> bool:
+    return image.startswith(OWN_NAMES)
+
+
 def known_images(settings: Settings) -> frozenset[str]:
     """The images that jobs may run in, as jobs name them."""
     own = {image for kind in get_args(ScriptType) for image in settings.images.candidates(kind)}
@@ -41,14 +52,11 @@ def known_images(settings: Settings) -> frozenset[str]:
 
 
 def wanted_images(settings: Settings) -> tuple[tuple[str, ...], ...]:
-    """What a host should have before a job asks, as jobs name it: for each image its candidates, the preferred one
-    first. Runner images under their plain names are built on each host: no registry is asked for newer ones."""
-    runners = [
-        settings.images.candidates(kind)
-        for kind in get_args(ScriptType)
-        if settings.registry.prefix or getattr(settings.images, kind)
-    ]
-    return tuple(dict.fromkeys([*runners, *((image,) for image in settings.allowed_images)]))
+    """What a host should have before a job asks, as jobs name it, and what can be pulled: for each image its
+    candidates, the preferred one first."""
+    own = [settings.images.candidates(kind) for kind in get_args(ScriptType)]
+    wanted = dict.fromkeys([*own, *((image,) for image in settings.allowed_images)])
+    return tuple(names for names in wanted if not any(map(_is_built_here, map(settings.registry.resolve, names))))
 
 
 def _refusal(location: tuple[str, ...], value: object, reason: str) -> InitErrorDetails:

@@ -31,6 +31,7 @@ from cronium_worker.models.reference import HUB, canonical_registry, is_registry
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 FLAVOURS = ("alpine", "debian")
+OWN_NAMES = "cronium/"  # what our images' names begin with where they are built
 # All between the first colon and the last @, so that no odd password is shown in part; redis-py reads queries, too.
 _PASSWORD_IN_URL = re.compile(r"(?<=//)([^:@/]*:).*@")
 _PASSWORD_IN_QUERY = re.compile(r"([?&]password=)[^&]*")
@@ -108,7 +109,7 @@ class Images(_Section):
     def candidates(self, script_type: ScriptType) -> tuple[str, ...]:
         """The images that may serve a script type, the preferred one first."""
         chosen: str | None = getattr(self, script_type)
-        return (chosen,) if chosen else tuple(f"cronium/runner:{script_type}-{f}" for f in FLAVOURS)
+        return (chosen,) if chosen else tuple(f"{OWN_NAMES}runner:{script_type}-{f}" for f in FLAVOURS)
 
 
 class Registry(_Section):

@@ -296,7 +296,7 @@ def _is_open(connection: socket.socket) -> bool:
 
 class RecordingRegistry:
     """What a real registry does not do: asks for a password, keeps what it is told, lets nobody in. With another
-    `status` it answers that; with `silent` it takes requests and never answers."""
+    `status` it answers that, with 0 it hangs up; with `silent` it takes requests and never answers."""
 
     def __init__(self, *, status: int = 401, silent: bool = False) -> None:
         self.authorizations: list[str] = []
@@ -311,6 +311,7 @@ class RecordingRegistry:
                     owner.authorizations.append(owner._plain(self.headers["Authorization"]))
                 if silent:
                     owner._release.wait(60)
+                if silent or not status:
                     return
                 self.send_response(status)
                 self.send_header("WWW-Authenticate", 'Basic realm="tests"')

@@ -1,6 +1,6 @@
 """Two hosts on this machine: each with a Docker Engine, a network namespace and workers of its own.
 
-    rig.a.load("cronium/runner:bash-debian")
+    rig.a.load(runner_image("bash"))
     with rig.a.start_worker(queues="q"), rig.b.start_worker(queues="q"):
         ...
 
@@ -24,7 +24,8 @@ import docker
 import psutil
 import pytest
 
-from cronium_worker.settings import Settings
+from cronium_worker.models.job import ScriptType
+from cronium_worker.settings import Images, Settings
 from tests.conftest import wait_until
 from tests.rig_engine import RigEngine, end
 from tests.rig_network import Bridge, remove_link, remove_namespace
@@ -91,6 +92,13 @@ def _worker_processes(path: Path) -> list[psutil.Process]:
             if mark and (path == Path(mark) or path in Path(mark).parents):
                 found.append(process)
     return found
+
+
+def runner_image(script_type: ScriptType) -> str:
+    """The runner image that the machine's own engine has: of the flavour that was built or pulled there."""
+    with contextlib.closing(docker.from_env()) as shared:
+        tags = {tag for image in shared.images.list(name="cronium/runner") for tag in image.tags}
+    return next(image for image in Images().candidates(script_type) if image in tags)
 
 
 class RigHost:

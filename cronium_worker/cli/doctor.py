@@ -64,9 +64,11 @@ def _docker(settings: Settings) -> Iterator[Finding]:
         "" if seccomp else "use a kernel and an engine with seccomp: system calls of jobs are not filtered",
     )
     for kind in ("bash", "python", "node"):
-        candidates = settings.images.candidates(kind)
+        candidates = [settings.registry.resolve(name) for name in settings.images.candidates(kind)]
         found = first_present(engine, candidates)
-        remedy = "" if found else "run `make images` (or `cronium images build`)"
+        pulled = settings.registry.prefix or getattr(settings.images, kind)
+        make = "run `cronium images pull --local`" if pulled else "run `make images` (or `cronium images build`)"
+        remedy = "" if found else make
         yield Finding(f"image {kind}", found or f"none of {', '.join(candidates)}", remedy)
     engine.close()
 

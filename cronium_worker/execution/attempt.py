@@ -30,7 +30,7 @@ from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.masking import Masker
 from cronium_worker.models import ErrorInfo, FinalStatus, Job, JobResult, LogSummary, Metrics, Output, Timings
-from cronium_worker.policy import admit, image_candidates
+from cronium_worker.policy import admit, image_candidates, pull_policy
 from cronium_worker.workspace.collection import Limits, collect
 
 logger = logging.getLogger(__name__)
@@ -112,11 +112,11 @@ class Attempt:
         def progress(message: str, **fields: Any) -> None:
             self._store.write(self._claim, [progress_body(message, **fields)])
 
+        settings = self._host.settings
+        candidates = image_candidates(job, settings)
+        asked = job.pull_policy if "pull_policy" in job.model_fields_set else settings.pull_policy
         return self._images.ensure(
-            image_candidates(job, self._host.settings),
-            job.pull_policy if "pull_policy" in job.model_fields_set else self._host.settings.pull_policy,
-            cancelled=self._token.cancelled,
-            progress=progress,
+            candidates, pull_policy(asked, candidates), cancelled=self._token.cancelled, progress=progress
         )
 
     def _announce_running(self) -> None:

@@ -3,7 +3,7 @@
 #
 #   venv      .venv with the locked Python packages and this package in editable form
 #   services  Docker Engine, Redis and mmdebstrap from the distribution, each only if it is missing
-#   tests     what the tests of the helpers run outside of containers: node, jq
+#   tests     what the tests run outside of containers: node, jq, openssl, docker-registry
 #   check     shellcheck
 #
 # Default: venv services. What is there is not touched, so a second call takes a fraction of a second.
@@ -137,6 +137,13 @@ setup_services() {
 setup_tests() {
     has node || apt_install "Node.js" nodejs
     has jq || apt_install "jq" jq
+    has openssl || apt_install "OpenSSL" openssl
+    if ! has docker-registry; then
+        apt_install "a registry" docker-registry
+        stop_service docker-registry
+    fi
+    has docker-compose || apt_install "Docker Compose" docker-compose
+    has systemd-analyze || apt_install "systemd's checker" systemd
 }
 
 setup_check() {

@@ -442,13 +442,17 @@ def test_a_registry_that_is_down(engine: Engine) -> None:
     assert failure(engine, f"127.0.0.1:{free_port()}") == ("unreachable", True)
 
 
-def test_a_registry_that_hangs_up(engine: Engine, tmp_path: Path) -> None:
+def test_a_registry_that_breaks_the_connection(engine: Engine, tmp_path: Path) -> None:
     with closing(Holdup(RegistryServer(tmp_path), allowed=0)) as holdup:
         assert failure(engine, holdup.address) == ("unreachable", True)
 
 
-@pytest.mark.parametrize(("status", "expected"), [(503, ("unreachable", True)), (403, ("denied", False))])
-def test_a_registry_that_answers_with_an_error(engine: Engine, status: int, expected: tuple[str, bool]) -> None:
+@pytest.mark.parametrize(
+    ("status", "expected"), [(0, ("unreachable", True)), (503, ("unreachable", True)), (403, ("denied", False))]
+)
+def test_a_registry_that_answers_with_an_error_or_hangs_up(
+    engine: Engine, status: int, expected: tuple[str, bool]
+) -> None:
     with closing(RecordingRegistry(status=status)) as server:
         assert failure(engine, server.address) == expected
 

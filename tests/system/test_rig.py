@@ -18,11 +18,9 @@ from cronium_worker.engine.network import BRIDGE_NAME
 from cronium_worker.engine.spec import NETWORK_NAME
 from cronium_worker.settings import Settings
 from tests.conftest import wait_until
-from tests.rig import CRONIUM, Rig, RigHost
+from tests.rig import CRONIUM, Rig, RigHost, runner_image
 from tests.rig_engine import has_ended
 from tests.rig_network import NAMESPACES, run
-
-IMAGE = "cronium/runner:bash-debian"
 
 
 @pytest.fixture
@@ -41,8 +39,9 @@ def make_rig(settings: Settings) -> Iterator[Callable[..., Rig]]:
 
 
 def run_sleeper(host: RigHost, name: str) -> Container:
-    host.load(IMAGE)
-    return host.client.containers.run(IMAGE, ["sleep", "600"], name=name, detach=True)
+    image = runner_image("bash")
+    host.load(image)
+    return host.client.containers.run(image, ["sleep", "600"], name=name, detach=True)
 
 
 def process_of(container: Container) -> psutil.Process:
@@ -80,7 +79,7 @@ def test_jobs_run_on_the_engine_and_in_the_network_of_their_host(rig: Rig, tmp_p
             return subprocess.Popen(command, env=host.env, stdout=subprocess.PIPE, text=True)
 
         for host in rig.hosts:
-            host.load(IMAGE)
+            host.load(runner_image("bash"))
         with rig.a.start_worker(queues=rig.a.name), rig.b.start_worker(queues=rig.b.name):
             jobs = [submit(host) for host in rig.hosts]
             peers = [server.accept() for _ in jobs]

@@ -1,7 +1,9 @@
 """Who pulls what, when, and who shares it; the engine is a fake."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -330,17 +332,31 @@ def test_limits_end_a_pull_for_all(held: Registrar, limits: dict[str, float], re
     ] * 2
 
 
-def test_progress_is_told_at_once_and_then_now_and_then() -> None:
-    engine = Registrar(
-        messages=[{"status": "Downloading", "id": "layer", "progressDetail": {"current": n}} for n in range(999)]
-    )
-    lines: list[dict[str, Any]] = []
+def test_progress_is_told_at_once_and_then_twice_a_second_at_most(held: Registrar) -> None:
+    def messages() -> Iterator[dict[str, Any]]:
+        for current in range(130):
+            yield {"status": "Downloading", "id": "layer", "progressDetail": {"current": current, "total": 130}}
+            threading.Event().wait(0.01)
 
-    ensure(engine, "a:1", progress=lambda message, **fields: lines.append({"message": message, **fields}))
+    held.messages = messages()
+    held.go.set()
+    told: list[tuple[float, dict[str, Any]]] = []
 
-    assert 1 <= len(lines) < 5
-    assert lines[0]["message"].startswith("pulling a:1")
-    assert set(lines[0]) == {"message", "image", "layers", "layers_done", "bytes", "bytes_total"}
+    ensure(held, "a:1", progress=lambda message, **fields: told.append((time.monotonic(), fields)))
+
+    gaps = [after - before for (before, _), (after, _) in pairwise(told)]
+    assert 2 <= len(gaps) <= 4
+    assert min(gaps) >= 0.5
+    assert set(told[0][1]) == {"image", "layers", "layers_done", "bytes", "bytes_total"}
+    assert sorted(fields["bytes"] for _, fields in told) == [fields["bytes"] for _, fields in told]
+
+
+def test_a_pull_that_is_done_at_once_is_told_too() -> None:
+    lines: list[str] = []
+
+    ensure(Registrar(), "a:1", progress=lambda message, **_: lines.append(message))
+
+    assert lines[0].startswith("pulling a:1")
 
 
 def test_who_comes_late_sees_progress_too(held: Registrar) -> None:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from cronium_worker.errors import validation_message
 from cronium_worker.models import Job
-from cronium_worker.policy import admit, image_candidates
+from cronium_worker.policy import admit, image_candidates, pull_policy, wanted_images
 from cronium_worker.settings import Images, Maxima, Settings
 
 DIGEST = f"tools@sha256:{'0a' * 32}"
@@ -185,3 +185,23 @@ def test_image_candidates() -> None:
     assert image_candidates(node, fleet()) == ("cronium/runner:node-alpine", "cronium/runner:node-debian")
     assert image_candidates(node, fleet(images=Images(node="tools:1"))) == ("tools:1",)
     assert image_candidates(job(image="tools:2"), fleet(images=Images(bash="tools:1"))) == ("tools:2",)
+
+
+def test_runner_images_under_their_plain_names_are_never_pulled() -> None:
+    settings = fleet()
+    for asked in ("always", "if-not-present", "never"):
+        assert pull_policy(asked, image_candidates(job(), settings)) == "never"
+        assert pull_policy(asked, image_candidates(job(image="cronium/runner:bash-debian"), settings)) == "never"
+    prefixed = fleet(registry={"prefix": "registry.example"})
+    assert pull_policy("always", image_candidates(job(), prefixed)) == "always"
+    assert pull_policy("always", ["tools:1"]) == "always"
+
+
+def test_what_a_host_should_have_is_what_can_be_pulled() -> None:
+    assert wanted_images(fleet()) == ()
+    chosen = fleet(images=Images(bash="registry.example/bash:1"), allowed_images=("tools:1", "registry.example/bash:1"))
+    assert wanted_images(chosen) == (("registry.example/bash:1",), ("tools:1",))
+    prefixed = fleet(registry={"prefix": "registry.example"})
+    assert wanted_images(prefixed) == tuple(
+        (f"cronium/runner:{kind}-alpine", f"cronium/runner:{kind}-debian") for kind in ("bash", "python", "node")
+    )

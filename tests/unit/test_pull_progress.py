@@ -87,6 +87,12 @@ def test_a_download_that_begins_again_has_to_catch_up() -> None:
     assert (state.bytes_done, state.bytes_total) == (501, 900)
 
 
+def test_bytes_never_become_fewer() -> None:
+    _, state = taken(says("Downloading", "a", 500, 900), says("Downloading", "a", 100, 900))
+
+    assert (state.bytes_done, state.bytes_total) == (500, 900)
+
+
 def test_extracting_is_progress() -> None:
     messages = [says("Download complete", "a"), says("Extracting", "a", 1, 9), says("Extracting", "a", 2, 9)]
 
