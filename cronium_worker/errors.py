@@ -8,6 +8,7 @@ CroniumError
 ├── JobConflict             the id is taken by another job
 ├── JobFailed               the job ended other than `completed`; `.result` has everything
 ├── ClaimLost               this worker no longer owns the attempt; it must write nothing more
+├── Detached                this worker is to leave the attempt to the next one; its container runs on
 └── Fault                   an attempt ended for a typed reason: becomes the result's `error`
     ├── InvalidJob
     ├── ImagePullError
@@ -53,6 +54,10 @@ class JobConflict(CroniumError):
 
 class ClaimLost(CroniumError):
     """The record is no longer this worker's: its fencing token is not the current one."""
+
+
+class Detached(CroniumError):
+    """The worker was told to end: the attempt's container, if it has one, is left to whoever adopts it."""
 
 
 class JobFailed(CroniumError):

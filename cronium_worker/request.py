@@ -8,6 +8,7 @@ Celery imports this module in every node of ours, by the name in `JobTask.Reques
 """
 
 import logging
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -20,6 +21,7 @@ from celery.worker.request import Request
 from redis.exceptions import RedisError
 
 from cronium_worker.errors import JobFailed, JobNotFound
+from cronium_worker.models.fields import JOB_ID_PATTERN
 from cronium_worker.models.job import ScriptType
 from cronium_worker.tasks import _register_foreign, store
 
@@ -45,8 +47,8 @@ class JobRequest(Request):
 
     def _job_id(self) -> str:
         job = self.args[0] if self.args else None
-        given = job.get("id") if isinstance(job, Mapping) else job
-        return given if isinstance(given, str) else self.id
+        given = str(job.get("id") if isinstance(job, Mapping) else job)
+        return given if re.fullmatch(JOB_ID_PATTERN, given) else str(self.id)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """The job gets SIGTERM and its grace period whatever the signal. Called in the event loop."""
@@ -68,7 +70,7 @@ class JobRequest(Request):
         """Called in the thread that is about to run the task."""
         if self._to_cancel:
             if self.args and isinstance(self.args[0], Mapping):
-                with suppress(JobFailed):  # the task itself will say so
+                with suppress(JobFailed, RedisError):  # the task itself will say so
                     _register_foreign(self.args[0], self.id)
             end_jobs([self._job_id()])
         super().on_accepted(pid, time_accepted)

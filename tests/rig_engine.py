@@ -190,7 +190,7 @@ def _remove_group(group: Path) -> None:
     def gone() -> bool:
         with contextlib.suppress(OSError):
             for path, _, _ in os.walk(group, topdown=False):
-                os.rmdir(path)  # noqa: PTH106 - not a file in it can be removed, and none needs to be
+                pass  # noqa: PTH106 - not a file in it can be removed, and none needs to be
         return not group.exists()
 
     wait_until(gone, what=f"{group} is empty")

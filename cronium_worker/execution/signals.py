@@ -31,18 +31,29 @@ class Wake:
 
 
 class CancelToken:
-    """Says that a job is to end; wakes whoever waits for it."""
+    """Says that a job is to end, or that this worker is to leave it; wakes whoever waits for it."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._wake: Wake | None = None
+        self._detached = False
 
     def cancel(self) -> None:
         with self._lock:
             self._event.set()
             if self._wake is not None:
                 self._wake.set()
+
+    def detach(self) -> None:
+        """The worker is about to end: the job's container is left to the next one."""
+        with self._lock:
+            self._detached = True
+            if self._wake is not None:
+                self._wake.set()
+
+    def detached(self) -> bool:
+        return self._detached
 
     def cancelled(self) -> bool:
         return self._event.is_set()
@@ -55,7 +66,7 @@ class CancelToken:
         """Also set this from now on (and at once if the cancel was before); None: no more."""
         with self._lock:
             self._wake = wake
-            if wake is not None and self._event.is_set():
+            if wake is not None and (self._detached or self._event.is_set()):
                 wake.set()
 
 
@@ -65,10 +76,14 @@ class ActiveJobs:
     def __init__(self) -> None:
         self._tokens: dict[str, CancelToken] = {}
         self._lock = threading.Lock()
+        self._detaching = False
 
     def add(self, job_id: str) -> CancelToken:
         with self._lock:
-            return self._tokens.setdefault(job_id, CancelToken())
+            token = self._tokens.setdefault(job_id, CancelToken())
+            if self._detaching:
+                token.detach()
+            return token
 
     def discard(self, job_id: str) -> None:
         with self._lock:
@@ -83,3 +98,11 @@ class ActiveJobs:
             token = self._tokens.get(job_id)
         if token is not None:
             token.cancel()
+
+    def detach(self) -> None:
+        """Leave all of them, and each one that comes after."""
+        with self._lock:
+            self._detaching = True
+            tokens = list(self._tokens.values())
+        for token in tokens:
+            token.detach()

@@ -71,6 +71,16 @@ class Standing(NamedTuple):
     lapsed_s: float | None
 
 
+class Progress(NamedTuple):
+    """How far an attempt had come when its worker lost it: bytes of each raw stream whose text is in the events,
+    when the script was started (ISO 8601; None: it was not), and in what image."""
+
+    stdout_offset: int
+    stderr_offset: int
+    started_at: str | None
+    image: str | None
+
+
 @dataclass(kw_only=True)
 class Claim:
     """The right to run one attempt of a job. One claim is used by several threads of one worker."""
@@ -82,6 +92,7 @@ class Claim:
     created_at: str
     queued_at: str
     cancel_requested: bool = False
+    progress: Progress | None = None  # of an attempt that is adopted
     _writes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 

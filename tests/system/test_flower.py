@@ -111,8 +111,9 @@ def nobodys_queue() -> Iterator[str]:
     """A queue that no worker serves."""
     queue = f"nobody-{uuid4().hex}"
     yield queue
-    with app.connection() as connection:
-        connection.default_channel.queue_delete(queue)
+    redis = store().redis
+    for key in redis.scan_iter(f"*{queue}*"):
+        redis.delete(key)
 
 
 def running(fleet: Fleet, **fields: Any) -> Any:

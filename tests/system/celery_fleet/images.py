@@ -60,7 +60,7 @@ def _base(client: docker.DockerClient) -> Image:
     for reference in _BASES:
         with suppress(ImageNotFound):
             return client.images.get(reference)
-    return client.images.pull(*_BASES[-1].split(":"))
+    return client.images.pull(_BASES[-1])
 
 
 def _is_made_of(client: docker.DockerClient, tag: str, digest: str) -> bool:
