@@ -16,8 +16,6 @@ from cronium_worker.models.job import HOST_QUEUE_PREFIX
 from cronium_worker.schedule import CLEANUP, ON_EVERY_HOST, PREPULL, housekeeping_every_s
 from cronium_worker.settings import get_settings
 
-# No results are kept, and Flower shows jobs.
-_QUIET: dict[str, Any] = {"ignore_result": True, "send_events": False}
 
 
 @cache
@@ -41,19 +39,19 @@ def send_to_all(task: str, **arguments: Any) -> list[str]:
     return names
 
 
-@app.task(name=ON_EVERY_HOST, **_QUIET)
+@app.task(name=ON_EVERY_HOST, ignore_result=True)
 def on_every_host(task: str) -> None:
     """The fan-out: `cronium.cleanup_orphans` or `cronium.prepull_images` to all live hosts."""
     send_to_all(task)
 
 
-@app.task(name=CLEANUP, **_QUIET)
+@app.task(name=CLEANUP, ignore_result=True)
 def cleanup_orphans(run: str | None = None, dry_run: bool = False) -> None:
     """Sweep the host whose agent takes this."""
     _agent().cleanup(run=run, dry_run=dry_run)
 
 
-@app.task(name=PREPULL, **_QUIET)
+@app.task(name=PREPULL, ignore_result=True)
 def prepull_images(references: Sequence[str] | None = None, run: str | None = None) -> None:
     """Bring images to the host whose agent takes this: those named, else its own settings'."""
     _agent().prepull(references, run=run)

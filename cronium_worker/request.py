@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from cronium_worker.errors import JobFailed, JobNotFound
 from cronium_worker.models.fields import JOB_ID_PATTERN
 from cronium_worker.models.job import ScriptType
-from cronium_worker.tasks import _register_foreign, store
+from cronium_worker.tasks import register_foreign, store
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class JobRequest(Request):
         if self._to_cancel:
             if self.args and isinstance(self.args[0], Mapping):
                 with suppress(JobFailed, RedisError):  # the task itself will say so
-                    _register_foreign(self.args[0], self.id)
+                    register_foreign(self.args[0], self.id)
             end_jobs([self._job_id()])
         super().on_accepted(pid, time_accepted)
 

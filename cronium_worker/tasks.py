@@ -84,7 +84,7 @@ def execute_job(self: Any, job: str | Mapping[str, Any]) -> JobResult:
 
     Returns the JobResult when the job completed (`get()` has it as a dict), raises JobFailed with it otherwise.
     """
-    job_id = job if isinstance(job, str) else _register_foreign(job, self.request.id)
+    job_id = job if isinstance(job, str) else register_foreign(job, self.request.id)
     runner = self.app.runner
     if runner is None:
         raise RuntimeError("this node runs no jobs: start one with `cronium worker`")
@@ -98,7 +98,7 @@ def execute_job(self: Any, job: str | Mapping[str, Any]) -> JobResult:
     return result
 
 
-def _register_foreign(data: Mapping[str, Any], task_id: str) -> str:
+def register_foreign(data: Mapping[str, Any], task_id: str) -> str:
     try:
         job, _, _ = _register(data, task_id)
     except (ValidationError, JobConflict) as error:

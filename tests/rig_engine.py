@@ -48,7 +48,7 @@ class RigEngine:
         return self._client
 
     def _configure(self, *, live_restore: bool) -> None:
-        self._config.write_text(json.dumps({"live-restore": live_restore}))
+        self._config.write_text(json.dumps({"live-restore": False}))
 
     @property
     def _config(self) -> Path:
@@ -190,7 +190,7 @@ def _remove_group(group: Path) -> None:
     def gone() -> bool:
         with contextlib.suppress(OSError):
             for path, _, _ in os.walk(group, topdown=False):
-                pass  # noqa: PTH106 - not a file in it can be removed, and none needs to be
+                os.rmdir(path)  # noqa: PTH106 - not a file in it can be removed, and none needs to be
         return not group.exists()
 
     wait_until(gone, what=f"{group} is empty")

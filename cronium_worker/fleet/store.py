@@ -205,7 +205,7 @@ class JobStore:
     def recent(self, count: int) -> list[dict[str, str]]:
         """The records of the newest jobs, newest first, without job and result. Expired ones are forgotten."""
         ids = cast("list[str]", self.redis.zrange(INDEX_KEY, 0, count - 1, desc=True))
-        names = ("id", "status", "type", "queue", "host", "attempt", "created_at", "finished_at")
+        names = ("id", "status", "type", "queue", "host", "attempt", "created_at", "started_at", "finished_at")
         with self.redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hmget(record_key(job_id), names)
