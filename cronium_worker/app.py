@@ -37,5 +37,5 @@ app: Any = CroniumApp(
     "cronium",
     set_as_current=False,
     config_source="cronium_worker.celeryconfig",
-    include=["cronium_worker.tasks", "cronium_worker.housekeeping"],
+    include=["cronium_worker.tasks", "cronium_worker.housekeeping", "cronium_worker.canary"],
 )

@@ -21,6 +21,14 @@ def _broker() -> Iterator[None]:
         raise BrokerUnavailable(f"the broker does not answer: {error}") from error
 
 
+def reach_broker() -> str:
+    """What the broker says it is. Raises BrokerUnavailable."""
+    with _broker(), app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, reraise_as_library_errors=True)
+        about = getattr(connection.connection, "server_properties", {})
+        return f"{about.get('product', connection.transport.driver_name)} {about.get('version', '')}".strip()
+
+
 def ask(command: str) -> dict[str, Any]:
     """What every node answers to an inspect command (`stats`, `active`, `ping`, …), by node name.
 

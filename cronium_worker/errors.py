@@ -16,6 +16,7 @@ CroniumError
     ├── ContainerStartError
     ├── NetworkError
     ├── DaemonError
+    │   └── ContainerGone   somebody else removed the container
     ├── Cancelled
     └── OutputError
 """
@@ -57,7 +58,12 @@ class ClaimLost(CroniumError):
 
 
 class Detached(CroniumError):
-    """The worker was told to end: the attempt's container, if it has one, is left to whoever adopts it."""
+    """The worker was told to end. `container_left`: the script runs on, for whoever adopts it; else it was not
+    started, and nothing is left."""
+
+    def __init__(self, message: str = "the worker is about to end", *, container_left: bool) -> None:
+        super().__init__(message)
+        self.container_left = container_left
 
 
 class JobFailed(CroniumError):
@@ -124,6 +130,10 @@ class DaemonError(Fault):
     """The Docker Engine did not answer, or answered with an error of its own."""
 
     type = "daemon"
+
+
+class ContainerGone(DaemonError):
+    """The container was removed while it was the attempt's."""
 
 
 class Cancelled(Fault):

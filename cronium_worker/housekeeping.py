@@ -5,6 +5,7 @@ with a time after which it is dropped: a host that was away does not run a backl
 nothing or kept a core busy: docs/architecture.md.)
 """
 
+import logging
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -13,9 +14,12 @@ from cronium_worker.app import app
 from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import connect
 from cronium_worker.models.job import HOST_QUEUE_PREFIX
-from cronium_worker.schedule import CLEANUP, ON_EVERY_HOST, PREPULL, housekeeping_every_s
+from cronium_worker.recovery import Recovery
+from cronium_worker.schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVER, housekeeping_every_s
 from cronium_worker.settings import get_settings
+from cronium_worker.tasks import execute_job, store
 
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -43,6 +47,25 @@ def send_to_all(task: str, **arguments: Any) -> list[str]:
 def on_every_host(task: str) -> None:
     """The fan-out: `cronium.cleanup_orphans` or `cronium.prepull_images` to all live hosts."""
     send_to_all(task)
+
+
+def waiting_messages(queue: str) -> int:
+    """How many messages a queue holds. Raises kombu errors when the broker does not answer."""
+    with app.connection_or_acquire() as connection, connection.channel() as channel:
+        try:
+            return int(channel.queue_declare(queue=queue, passive=True).message_count)
+        except connection.channel_errors:  # not there: on Redis, an empty one is not
+            return 0
+
+
+@app.task(name=RECOVER, ignore_result=True, send_events=False)
+def recover_lost_jobs() -> None:
+    """Send again what got lost, and take jobs from workers and hosts that are gone. Any one agent does it for all."""
+    grace_s = get_settings().lease_ttl / 2
+    recovery = Recovery(store(), hosts(), send=execute_job.send_again, waiting=waiting_messages, grace_s=grace_s)
+    done = recovery.look()
+    if done:
+        logger.info("recovered: %s", ", ".join(f"{count} {what}" for what, count in sorted(done.items())))
 
 
 @app.task(name=CLEANUP, ignore_result=True)

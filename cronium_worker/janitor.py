@@ -16,7 +16,8 @@ from cronium_worker.engine.client import Engine
 from cronium_worker.engine.inventory import OwnContainer
 from cronium_worker.engine.spec import NETWORK_NAME
 from cronium_worker.errors import Fault
-from cronium_worker.fleet.store import JobStore, Standing
+from cronium_worker.fleet.oversight import Oversight, Standing
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.policy import known_images
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import directories
@@ -69,7 +70,7 @@ class Janitor:
 
     def __init__(self, engine: Engine, store: JobStore, settings: Settings) -> None:
         self._engine = engine
-        self._store = store
+        self._oversight = Oversight(store)
         self._settings = settings
 
     def sweep(self, *, dry_run: bool = False) -> Sweep:
@@ -82,7 +83,7 @@ class Janitor:
         self._remove(sweep, self._networks())
         self._remove(sweep, self._images())
         if not dry_run:
-            sweep.records = self._store.forget_expired()
+            sweep.records = self._oversight.forget_expired()
         return sweep
 
     def _remove(self, sweep: Sweep, orphans: Iterable[_Orphan]) -> None:
@@ -104,7 +105,7 @@ class Janitor:
         """By sandbox."""
         settings = self._settings
         found = inventory.own_containers(self._engine, fleet=settings.fleet, host=settings.host_name)
-        standings = self._store.standing([container.job_id for container in found if container.job_id])
+        standings = self._oversight.standing([container.job_id for container in found if container.job_id])
         orphans = {}
         for container in found:
             age_s = _orphan_for_s(container, standings)

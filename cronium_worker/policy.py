@@ -10,6 +10,10 @@ from cronium_worker.models import Job, Resources, ScriptType
 from cronium_worker.models.job import PullPolicy
 from cronium_worker.settings import OWN_NAMES, Settings
 
+# How often the fleet runs a job again after faults of its own, whatever the job's own policy says.
+FAULT_BUDGET = 3
+# How many workers in a row may die within seconds of taking a job over, before that is the job's end.
+DEATH_BUDGET = 10
 _OWN_NETWORK_MODES = ("isolated", "none")
 
 

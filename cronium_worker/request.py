@@ -71,7 +71,7 @@ class JobRequest(Request):
         if self._to_cancel:
             if self.args and isinstance(self.args[0], Mapping):
                 with suppress(JobFailed, RedisError):  # the task itself will say so
-                    register_foreign(self.args[0], self.id)
+                    register_foreign(self.args[0], self._context)
             end_jobs([self._job_id()])
         super().on_accepted(pid, time_accepted)
 

@@ -8,6 +8,7 @@ from cronium_worker.settings import Settings
 ON_EVERY_HOST = "cronium.on_every_host"
 CLEANUP = "cronium.cleanup_orphans"
 PREPULL = "cronium.prepull_images"
+RECOVER = "cronium.recover_lost_jobs"
 
 
 def housekeeping_every_s(settings: Settings) -> dict[str, float]:
@@ -17,12 +18,10 @@ def housekeeping_every_s(settings: Settings) -> dict[str, float]:
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """In Celery's form."""
-    return {
-        task: {
-            "task": ON_EVERY_HOST,
-            "args": [task],
-            "schedule": seconds,
-            "options": {"queue": FLEET_QUEUE, "expires": seconds, "ignore_result": True},
-        }
-        for task, seconds in housekeeping_every_s(settings).items()
-    }
+    turns = {task: _turn(ON_EVERY_HOST, [task], seconds) for task, seconds in housekeeping_every_s(settings).items()}
+    return {**turns, RECOVER: _turn(RECOVER, [], settings.schedule.recovery)}
+
+
+def _turn(task: str, arguments: list[str], seconds: float) -> dict[str, Any]:
+    options = {"queue": FLEET_QUEUE, "expires": seconds, "ignore_result": True}
+    return {"task": task, "args": arguments, "schedule": seconds, "options": options}

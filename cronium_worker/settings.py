@@ -163,18 +163,22 @@ class Security(_Section):
 
 
 class Log(_Section):
-    """The job's log. Bytes over `max_bytes` are read and dropped; the result says `truncated`."""
+    """The job's log. Bytes over `max_bytes` are read and dropped; the result says `truncated`. `spool_bytes`: of a
+    file in `base_path` that takes what is printed while Redis is away; beyond it the script is slowed."""
 
     driver: Literal["local", "json-file"] = "local"
     max_bytes: Size = 16 * MIB
     chunk_bytes: Annotated[Size, Field(ge=1024, le=MIB)] = 64 * 1024
+    spool_bytes: Size = 64 * MIB
 
 
 class Schedule(_Section):
-    """How often beat has every host do its housekeeping, in seconds. A host runs none that is older than that."""
+    """How often beat has every host do its housekeeping, and one host look for lost jobs, in seconds. None is done
+    that is older than that."""
 
     cleanup: float = Field(default=300, ge=1)
     prepull: float = Field(default=3600, ge=1)
+    recovery: float = Field(default=5, ge=1)
 
 
 class Flower(_Section):
@@ -230,6 +234,7 @@ class Settings(BaseSettings):
     schedule: Schedule = Schedule()
     result_ttl: int = Field(default=7 * 24 * 3600, ge=1)
     lease_ttl: float = Field(default=30, ge=1, description="seconds a worker may be silent before it counts as gone")
+    drain_timeout: float = Field(default=30, ge=0, description="seconds that a stopping worker waits for its jobs")
     orphan_retention: float = Field(default=3600, ge=1, description="seconds before what nobody claims is removed")
     min_free_disk: Size = 1024 * MIB
     concurrency: int = Field(default=8, ge=1, le=1024)

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from celery import Task
 from celery.exceptions import Ignore
 from pydantic import ValidationError
+from redis.exceptions import RedisError
 
 from cronium_worker.app import app
+from cronium_worker.broker import message_priority
 from cronium_worker.errors import JobConflict, JobFailed, validation_message
 from cronium_worker.fleet.events import now_iso
 from cronium_worker.fleet.store import JobStore, connect
@@ -19,7 +22,8 @@ from cronium_worker.models.job import DEFAULT_QUEUE
 from cronium_worker.policy import admit
 from cronium_worker.settings import get_settings
 
-_HIGHEST_PRIORITY = 9
+# What canvas puts into a message: a job that must be sent again goes on in its chain, chord or group.
+_CANVAS = ("link", "link_error", "chain", "chord", "group_id", "group_index", "root_id", "parent_id")
 
 
 def make_store(*, retries: int = 3) -> JobStore:
@@ -35,7 +39,7 @@ def store() -> JobStore:
     return make_store()
 
 
-def _register(data: Job | Mapping[str, Any], task_id: str | None) -> tuple[Job, str, str]:
+def _register(data: Job | Mapping[str, Any], task_id: str | None, canvas: Mapping[str, Any]) -> tuple[Job, str, str]:
     """Check a job and write its record. Returns the job, its task id and its queue.
 
     The job is kept as it was given: the worker fills in the defaults of its own fleet.
@@ -48,7 +52,7 @@ def _register(data: Job | Mapping[str, Any], task_id: str | None) -> tuple[Job, 
     admit(job, get_settings())
     task_id = task_id or job.id
     queue = job.queue or DEFAULT_QUEUE
-    store().register(job, task_id=task_id, queue=queue)
+    store().register(job, task_id=task_id, queue=queue, message=canvas)
     return job, task_id, queue
 
 
@@ -71,11 +75,35 @@ class JobTask(Task):
         arguments = [*(args or ()), *(kwargs or {}).values()]
         if len(arguments) != 1 or not isinstance(arguments[0], Job | Mapping):
             raise TypeError("execute_job takes one argument: a Job, or a dict of the same shape")
-        job, task_id, queue = _register(arguments[0], task_id)
-        readable = f"{job.id} {job.script.type}"
-        options |= {"priority": _HIGHEST_PRIORITY - job.priority, "argsrepr": readable, "kwargsrepr": "{}"}
+        canvas = {name: options[name] for name in _CANVAS if options.get(name)}
+        job, task_id, queue = _register(arguments[0], task_id, canvas)
         options.setdefault("queue", queue)
-        return super().apply_async((job.id,), {}, task_id=task_id, **options)
+        return self._send(job.id, job.script.type, job.priority, task_id=task_id, **options)
+
+    def send_again(self, job_id: str) -> None:
+        """Send the message of a registered job once more, if it has use for one. Raises kombu and redis errors."""
+        sending = store().sending(job_id)
+        if sending is not None:
+            canvas = {"root_id": sending.task_id} | sending.message
+            self._send(
+                job_id, sending.type, sending.priority, task_id=sending.task_id, queue=sending.queue,
+                add_to_parent=False, **canvas,
+            )  # fmt: skip
+
+    def _send(self, job_id: str, script_type: str, priority: int, **options: Any) -> Any:
+        options |= {
+            "priority": message_priority(priority, get_settings()),
+            "argsrepr": f"{job_id} {script_type}",
+            "kwargsrepr": "{}",
+        }
+        return super().apply_async((job_id,), {}, **options)
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Celery has the result now. (Not called when the task was ignored.)"""
+        result = retval.result if isinstance(retval, JobFailed) else retval
+        if isinstance(result, JobResult):
+            with suppress(RedisError):  # then recovery finds it unsettled, and sends it once more
+                store().settle(result.job_id)
 
 
 @app.task(name="cronium.execute_job", base=JobTask, bind=True, throws=(JobFailed,), typing=False)
@@ -84,7 +112,7 @@ def execute_job(self: Any, job: str | Mapping[str, Any]) -> JobResult:
 
     Returns the JobResult when the job completed (`get()` has it as a dict), raises JobFailed with it otherwise.
     """
-    job_id = job if isinstance(job, str) else register_foreign(job, self.request.id)
+    job_id = job if isinstance(job, str) else register_foreign(job, self.request)
     runner = self.app.runner
     if runner is None:
         raise RuntimeError("this node runs no jobs: start one with `cronium worker`")
@@ -98,9 +126,13 @@ def execute_job(self: Any, job: str | Mapping[str, Any]) -> JobResult:
     return result
 
 
-def register_foreign(data: Mapping[str, Any], task_id: str) -> str:
+def register_foreign(data: Mapping[str, Any], request: Any) -> str:
+    """Register what a producer has sent without doing so. `request`: of its message. Raises JobFailed."""
+    task_id = request.id
+    sent = {"link": request.callbacks, "link_error": request.errbacks, "group_id": request.group}
+    sent |= {name: getattr(request, name, None) for name in ("chain", "chord", "group_index", "root_id", "parent_id")}
     try:
-        job, _, _ = _register(data, task_id)
+        job, _, _ = _register(data, task_id, {name: value for name, value in sent.items() if value})
     except (ValidationError, JobConflict) as error:
         given = data.get("id")
         job_id = given if isinstance(given, str) and re.fullmatch(JOB_ID_PATTERN, given) else task_id

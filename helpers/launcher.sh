@@ -3,6 +3,7 @@
 #
 # /run/cronium is the control directory, read-only here and written by the worker:
 #   gate      FIFO; a line comes when there is a job, the end of the file when the worker is gone
+#   released  there before the gate opens: whoever finds it will start, so the next worker need not guess
 #   start.sh  environment, directory and command line of the job, there before the gate opens
 # $1: the interpreter. It is looked up before anything of the job is read.
 # shellcheck disable=SC2034  # start.sh uses it
@@ -10,6 +11,6 @@ if ! CRONIUM_INTERPRETER=$(command -v "$1"); then
     echo "cronium: this image has no $1" >&2
     exit 127
 fi
-read -r _ </run/cronium/gate || exit 0
+read -r _ </run/cronium/gate || [ -e /run/cronium/released ] || exit 75
 # shellcheck source=/dev/null
 . /run/cronium/start.sh

@@ -130,11 +130,12 @@ class RigHost:
         self.engine.start()
 
     def remove(self) -> None:
-        """Whatever state it is in."""
-        self.stop_workers()
-        self.engine.remove()
-        remove_link(self.name)
-        remove_namespace(self.name)
+        """Whatever state it is in. Every part is tried."""
+        with contextlib.ExitStack() as parts:
+            parts.callback(remove_namespace, self.name)
+            parts.callback(remove_link, self.name)
+            parts.callback(self.engine.remove)
+            parts.callback(self.stop_workers)
 
     def load(self, reference: str) -> None:
         """Copy an image from the machine's own engine, unless it is there."""

@@ -48,7 +48,7 @@ class RigEngine:
         return self._client
 
     def _configure(self, *, live_restore: bool) -> None:
-        self._config.write_text(json.dumps({"live-restore": False}))
+        self._config.write_text(json.dumps({"live-restore": live_restore}))
 
     @property
     def _config(self) -> Path:

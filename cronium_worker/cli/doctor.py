@@ -1,18 +1,22 @@
 """`cronium doctor`: is this host fit? One line a check."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 from redis.exceptions import RedisError
 
+from cronium_worker.broker import is_amqp
 from cronium_worker.errors import BrokerUnavailable, CroniumError
 from cronium_worker.fleet.store import connect
-from cronium_worker.models.job import JOBS_NODE
-from cronium_worker.settings import Settings, get_settings
+from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
+from cronium_worker.preflight import RedisServer, look, redis_addresses, remedy
+from cronium_worker.settings import Settings, get_settings, without_password
+
+_CANARY_S = 5.0
 
 
 class Finding(NamedTuple):
@@ -24,26 +28,45 @@ class Finding(NamedTuple):
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    address = str(settings.masked()["redis_url"])
-    try:
-        redis = connect(settings.redis_url.get_secret_value(), retries=0)
-        info = redis.info()
-    except (RedisError, OSError) as error:
-        yield Finding("redis", f"{address}: {error}", "start Redis, or set CRONIUM_REDIS_URL")
+    for name, address in redis_addresses(settings):
+        part = "redis" if name == "CRONIUM_REDIS_URL" else "broker"
+        shown = without_password(address)
+        try:
+            with connect(address, retries=0) as redis:
+                server = look(redis)
+        except (RedisError, OSError) as error:
+            yield Finding(part, f"{shown}: {error}", f"{remedy(error)} ({name})")
+            continue
+        yield Finding(part, f"{shown}, version {server.version or 'not told'}: writes, runs scripts")
+        yield from _keeping(part, server)
+
+
+def _keeping(part: str, server: RedisServer) -> Iterator[Finding]:
+    if server.eviction is not None:
+        keeps = server.eviction == "noeviction"
+        limited = "" if server.memory_limit_bytes else ", no maxmemory"
+        advice = "" if keeps else "set maxmemory-policy noeviction: an evicted key is a lost job"
+        yield Finding(f"{part} eviction", f"maxmemory-policy {server.eviction}{limited}", advice)
+    if server.append_only is not None:
+        yield Finding(
+            f"{part} persistence",
+            "append-only file on" if server.append_only else "append-only file off",
+            "" if server.append_only else "set appendonly yes: without it a restart of Redis loses jobs",
+        )
+
+
+def _broker(settings: Settings) -> Iterator[Finding]:
+    if not is_amqp(settings):
         return
-    yield Finding("redis", f"{address}, version {info['redis_version']}")
-    policy = info.get("maxmemory_policy")
-    yield Finding(
-        "redis eviction",
-        f"maxmemory-policy {policy}",
-        "" if policy == "noeviction" else "set maxmemory-policy noeviction: an evicted key is a lost job",
-    )
-    persistent = bool(info.get("aof_enabled"))
-    yield Finding(
-        "redis persistence",
-        "append-only file on" if persistent else "append-only file off",
-        "" if persistent else "set appendonly yes: without it a restart of Redis loses jobs",
-    )
+    from cronium_worker.control import reach_broker
+
+    shown = str(settings.masked()["broker_url"])
+    try:
+        server = reach_broker()
+    except BrokerUnavailable as error:
+        yield Finding("broker", f"{shown}: {error}", "start RabbitMQ, or set CRONIUM_BROKER_URL")
+        return
+    yield Finding("broker", f"{shown}, {server}")
 
 
 def _docker(settings: Settings) -> Iterator[Finding]:
@@ -93,19 +116,50 @@ def _base_path(settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _workers(_: Settings) -> Iterator[Finding]:
-    from cronium_worker.control import ask
+def _workers(settings: Settings) -> Iterator[Finding]:
+    """Not whether they live, but whether they take what is sent to them."""
+    from cronium_worker.canary import ask_agents, ask_queue
+    from cronium_worker.housekeeping import hosts
 
     try:
-        jobs = sorted(name for name in ask("ping") if name.startswith(f"{JOBS_NODE}@"))
-    except BrokerUnavailable as error:
-        yield Finding("workers", str(error), "start Redis, or set CRONIUM_REDIS_URL")
+        nodes = [
+            (node, host.name, report)
+            for host in hosts().hosts()
+            for node, report in host.nodes.items()
+            if report["fleet"] == settings.fleet
+        ]
+        jobs = {host: report for node, host, report in nodes if node == JOBS_NODE}
+        agents = [host for node, host, _ in nodes if node == AGENT_NODE]
+        live = ", ".join(f"{node}@{host}" for node, host, _ in nodes)
+        yield Finding("workers", live or "none", "" if jobs else "start one with `cronium worker`")
+        for queue in sorted({queue for report in jobs.values() for queue in report["queues"]}):
+            serving = {host: report for host, report in jobs.items() if queue in report["queues"]}
+            yield _queue(queue, serving, ask_queue)
+        heard = ask_agents(agents, timeout_s=_CANARY_S)
+    except (BrokerUnavailable, RedisError) as error:
+        yield Finding("workers", str(error), "start the broker and Redis, or set their addresses")
         return
-    yield Finding("workers", ", ".join(jobs) or "none answers", "" if jobs else "start one with `cronium worker`")
+    for host in agents:
+        advice = "" if host in heard else "restart it: it lives, and takes no messages"
+        yield Finding(f"agent of {host}", "takes messages" if host in heard else "took no message", advice)
+
+
+def _queue(queue: str, serving: Mapping[str, Mapping[str, Any]], ask: Callable[..., str | None]) -> Finding:
+    """Whether one of the hosts that serve a queue takes a message from it."""
+    name = f"queue {queue}"
+    taking = {host: report for host, report in serving.items() if report["taking_jobs"]}
+    if not taking:
+        return Finding(name, f"{', '.join(serving)}: drained, or without room", "see `cronium hosts`")
+    host = ask(queue, timeout_s=_CANARY_S)
+    if host is not None:
+        return Finding(name, f"taken by {host}")
+    if all(report["running"] >= report["slots"] for report in taking.values()):
+        return Finding(name, f"{', '.join(taking)}: all slots are taken")
+    return Finding(name, f"{', '.join(taking)}: took no message", "restart these workers: they live, and take no jobs")
 
 
 @click.command()
-@click.option("--workers", is_flag=True, help="check as well that a worker answers")
+@click.option("--workers", is_flag=True, help="check as well that workers take what is sent to them")
 def doctor(workers: bool) -> None:
     """Check this host: one line a check, with the remedy. Exit code 1 if any failed.
 
@@ -114,7 +168,7 @@ def doctor(workers: bool) -> None:
       cronium doctor --workers
     """
     settings = get_settings()
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [_redis, _docker, _base_path]
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [_redis, _broker, _docker, _base_path]
     failed = False
     for check in [*checks, _workers] if workers else checks:
         for finding in check(settings):

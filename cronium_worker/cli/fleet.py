@@ -106,7 +106,8 @@ def _notes(host: "HostView") -> list[str]:
 @click.command()
 @click.argument("host")
 @click.option("--undo", is_flag=True, help="let it take jobs again")
-def drain(host: str, undo: bool) -> None:
+@click.option("--wait", is_flag=True, help="return when none of its jobs runs any more")
+def drain(host: str, undo: bool, wait: bool) -> None:
     """Let HOST take no more jobs, also after a restart of its worker; those that run there go on.
 
     \b
@@ -116,6 +117,8 @@ def drain(host: str, undo: bool) -> None:
     from cronium_worker.control import beat_now
     from cronium_worker.housekeeping import hosts as registry
 
+    if undo and wait:
+        raise click.UsageError("--wait is for a drain, not for --undo")
     known = {view.name: view for view in registry().hosts()}
     if host not in known and not (undo and host in registry().drained()):
         raise click.ClickException(f"{host}: no host of this name; see `cronium hosts`")
@@ -129,23 +132,37 @@ def drain(host: str, undo: bool) -> None:
         if not _has_heard(host, drained=not undo):
             raise click.ClickException(f"{host} does not answer; it {says} as soon as it does")
         click.echo(f"{host} {says}")
+        if wait:
+            _wait_for_jobs(host)
     else:
         click.echo(f"{host} is not running; when it comes back, it {says}")
 
 
-def _has_heard(host: str, *, drained: bool) -> bool:
-    """Whether the host's jobs node has acted on it, within a heartbeat's time."""
+def _report_of(host: str) -> "Report | None":
+    """What the host's jobs node has said last; None: it is not live."""
     from cronium_worker.housekeeping import hosts as registry
 
+    return next((view.nodes.get(JOBS_NODE) for view in registry().hosts() if view.name == host), None)
+
+
+def _has_heard(host: str, *, drained: bool) -> bool:
+    """Whether the host's jobs node has acted on it, within a heartbeat's time."""
     deadline = time.monotonic() + get_settings().lease_ttl
     while time.monotonic() < deadline:
-        view = next((view for view in registry().hosts() if view.name == host), None)
-        jobs = view.nodes.get(JOBS_NODE) if view else None
+        jobs = _report_of(host)
         # A host without room takes none whatever it is told.
         if jobs and (not jobs["taking_jobs"] if drained else jobs["taking_jobs"] or jobs["no_room"]):
             return True
         time.sleep(_LOOK_EVERY_S)
     return False
+
+
+def _wait_for_jobs(host: str) -> None:
+    while (jobs := _report_of(host)) is not None and jobs["running"]:
+        time.sleep(_LOOK_EVERY_S * 10)
+    if jobs is None:
+        raise click.ClickException(f"{host} does not answer any more; its jobs may still run")
+    click.echo(f"{host} runs no jobs")
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 
 import docker
@@ -10,10 +11,11 @@ import requests
 from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env
 
-from cronium_worker.engine.logs import AttachedStream
+from cronium_worker.engine.logs import AttachedStream, StoredLog
 from cronium_worker.errors import (
     ConfigurationError,
     ContainerCreateError,
+    ContainerGone,
     ContainerStartError,
     DaemonError,
     Fault,
@@ -21,6 +23,10 @@ from cronium_worker.errors import (
 )
 
 CALL_TIMEOUT_S = 60
+# For what a running job cannot wait for: whoever watches it looks after its deadline and its cancel in between.
+QUICK_TIMEOUT_S = 5
+# Of the events that an engine keeps in memory (256), with room for those that come while it is asked.
+_EVENTS_KEPT = 240
 _TRANSPORT_ERRORS = (requests.exceptions.RequestException, DockerException, OSError)
 
 
@@ -40,13 +46,26 @@ def faults(kind: type[Fault], doing: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ContainerState:
-    """The engine's word on a container that is there."""
+    """The engine's word on a container that is there. `finished_s`: seconds since the epoch, by the clock of the
+    engine's host. `exact_log`: the stored log has the bytes as they were written; json-file has U+FFFD for what is
+    not UTF-8."""
 
     running: bool
     pid: int
     exit_code: int
     oom_killed: bool
     error: str
+    finished_s: float
+    exact_log: bool
+
+
+@dataclass(frozen=True)
+class EngineHistory:
+    """`restarted`: this engine's process is not the one that started the container; None: too long ago to tell.
+    `live_restore`: containers run on while the engine is away."""
+
+    restarted: bool | None
+    live_restore: bool
 
 
 class Engine:
@@ -62,6 +81,7 @@ class Engine:
             # The SDK's default read timeout would end quiet streams.
             self._stream_arguments = {**arguments, "version": self.api.api_version, "timeout": None}
             self.streams = docker.APIClient(**self._stream_arguments)
+            self._quick = docker.APIClient(**{**self._stream_arguments, "timeout": QUICK_TIMEOUT_S})
         except _TRANSPORT_ERRORS as error:
             raise ConfigurationError(
                 f"Docker Engine: cannot connect ({error}); start it, or set DOCKER_HOST"
@@ -74,6 +94,7 @@ class Engine:
     def close(self) -> None:
         self.api.close()
         self.streams.close()
+        self._quick.close()
 
     def info(self) -> dict[str, Any]:
         with faults(DaemonError, "engine info"):
@@ -111,28 +132,79 @@ class Engine:
         with faults(ContainerStartError, "container start"):
             self.api.start(container_id)
 
-    def state(self, container_id: str) -> ContainerState:
+    def logs(self, container_id: str, *, follow: bool) -> StoredLog:
+        """The stored output from its first byte; with `follow` on to the container's end. Raises ContainerGone,
+        and DaemonError when the engine cannot read it."""
+        url = f"{self.streams.base_url}/v{self.streams.api_version}/containers/{container_id}/logs"
+        parameters = {"stdout": 1, "stderr": 1, "follow": int(follow)}
+        with faults(DaemonError, "container logs"):
+            response = self.streams.get(url, params=parameters, stream=True, timeout=QUICK_TIMEOUT_S)
+            if response.ok:
+                # From here on, silence means that the script is silent.
+                connection: Any = response.raw.connection
+                connection.sock.settimeout(None)
+                return StoredLog(response)
+            response.close()
+        if response.status_code == requests.codes.not_found:
+            raise ContainerGone("the container was removed", retryable=True)
+        raise DaemonError("the engine cannot read the stored log", retryable=True, status=response.status_code)
+
+    def state(self, container_id: str, *, quick: bool = False) -> ContainerState:
+        """Raises ContainerGone, also when the removal has only begun, and DaemonError; with `quick` after 5 s."""
         with faults(DaemonError, "container inspect"):
-            state = self.api.inspect_container(container_id)["State"]
+            try:
+                found = (self._quick if quick else self.api).inspect_container(container_id)
+            except NotFound as error:
+                raise ContainerGone("the container was removed", retryable=True) from error
+        state = found["State"]
+        # A forced removal is under way before it kills: the exit code is not the script's.
+        if state["Status"] in ("removing", "dead"):
+            raise ContainerGone("the container was removed", retryable=True)
         return ContainerState(
             running=bool(state["Running"]),
             pid=state["Pid"],
             exit_code=state["ExitCode"],
             oom_killed=bool(state["OOMKilled"]),
             error=state.get("Error") or "",
+            finished_s=datetime.fromisoformat(state["FinishedAt"]).timestamp(),
+            exact_log=found["HostConfig"]["LogConfig"]["Type"] == "local",
         )
 
     def wait(self, container_id: str, *, timeout_s: int) -> ContainerState:
-        """The state of a container whose processes have ended. Raises DaemonError when that takes too long."""
+        """The state of a container whose processes have ended. Raises ContainerGone, and DaemonError when that
+        takes too long."""
         with faults(DaemonError, "container wait"):
-            self.api.wait(container_id, timeout=timeout_s)
+            try:
+                self.api.wait(container_id, timeout=timeout_s)
+            except NotFound as error:
+                raise ContainerGone("the container was removed", retryable=True) from error
         return self.state(container_id)
 
+    def history(self, container_id: str) -> EngineHistory:
+        """Whether the engine has been the same process since it started the container. Raises DaemonError.
+
+        The engine does not tell when it was started, but it remembers its last 256 events, in memory alone: as
+        long as they are not full, a start that is not among them was another process's.
+        """
+        with faults(DaemonError, "engine history"):
+            info = self._quick.info()
+            # With an end in the past the answer is what is remembered, and no stream. The SDK's own types know of
+            # whole seconds only.
+            until: Any = f"{datetime.fromisoformat(info['SystemTime']).timestamp():.6f}"
+            events = list(self._quick.events(since=0, until=until, decode=True))
+        starts = {event["id"] for event in events if event.get("status") == "start"}
+        forgotten = None if len(events) >= _EVENTS_KEPT else True
+        return EngineHistory(
+            restarted=False if container_id in starts else forgotten,
+            live_restore=bool(info["LiveRestoreEnabled"]),
+        )
+
     def kill(self, container_id: str, signal: str) -> None:
-        """Send a signal; a container that is not running any more is left alone."""
+        """Send a signal, to a paused container as well; one that is not running any more is left alone. Raises
+        DaemonError, after 5 s."""
         with faults(DaemonError, f"container kill {signal}"):
             try:
-                self.api.kill(container_id, signal)
+                self._quick.kill(container_id, signal)
             except APIError as error:
                 if error.status_code not in (requests.codes.not_found, requests.codes.conflict):
                     raise

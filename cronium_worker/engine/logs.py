@@ -1,15 +1,18 @@
-"""The attached output of a container: the engine's multiplexed frames, taken apart.
+"""The output of a container, live or stored: the engine's multiplexed frames, taken apart.
 
 Protocol: "Stream format" of `POST /containers/{id}/attach` in the Engine API: 8 bytes of header (stream type,
-three zeros, big-endian length), then the data.
+three zeros, big-endian length), then the data. `GET /containers/{id}/logs` answers in the same format.
 """
 
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+import requests
 
 from cronium_worker.models import Stream
 
@@ -79,3 +82,37 @@ class AttachedStream:
         with suppress(OSError):
             self._owner.close()
             self._socket.close()
+
+
+class StoredLog(AttachedStream):
+    """The engine's stored log from its first byte, and what is added to it, as an attached stream is read.
+
+    A thread copies the body of the answer into a socket: when nobody reads there, it stops reading, too.
+    """
+
+    def __init__(self, response: requests.Response) -> None:
+        ours, self._feeder = socket.socketpair()
+        super().__init__(ours)
+        self._response = response
+        self._whole = False
+        self._thread = threading.Thread(target=self._copy, name="stored log", daemon=True)
+        self._thread.start()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the stream has ended as the engine meant it to end. True at the earliest with `ended`."""
+        return self.ended and self._whole and self._left == 0 and not self._header
+
+    def _copy(self) -> None:
+        # The body ends in the middle when the engine dies, the socket when the reader is closed.
+        with suppress(requests.exceptions.RequestException, OSError), self._feeder:
+            for data in self._response.iter_content(chunk_size=None):
+                self._feeder.sendall(data)
+            self._whole = True
+
+    def close(self) -> None:
+        super().close()
+        with suppress(OSError, RuntimeError):  # the thread has come to the end, and the connection is gone
+            self._response.raw.shutdown()
+        self._thread.join()
+        self._response.close()

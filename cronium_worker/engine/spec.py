@@ -137,7 +137,16 @@ def _limits(resources: Resources, device: str | None) -> dict[str, Any]:
     return limits
 
 
+def log_file_bytes(settings: Settings) -> int:
+    """The size at which the engine goes on to the second, and last, file of a stored log.
+
+    So that no rotation happens within the job's cap, with room for what the driver adds to each line.
+    """
+    return 4 * settings.log.max_bytes + 1024 * 1024
+
+
 def _log_config(settings: Settings) -> dict[str, Any]:
-    # Sized so that no rotation happens within the job's cap, with room for what the driver adds to each line.
-    size = 4 * settings.log.max_bytes + 1024 * 1024
-    return {"Type": settings.log.driver, "Config": {"max-size": str(size), "max-file": "2"}}
+    return {
+        "Type": settings.log.driver,
+        "Config": {"max-size": str(log_file_bytes(settings)), "max-file": "2"},
+    }

@@ -10,13 +10,15 @@ from typing import Any
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from cronium_worker.engine.client import ContainerState
 from cronium_worker.engine.images import ImageManager
+from cronium_worker.engine.inventory import OwnContainer
+from cronium_worker.engine.spec import log_file_bytes
 from cronium_worker.errors import (
     Cancelled,
     ClaimLost,
     ContainerStartError,
     DaemonError,
+    Detached,
     Fault,
     InvalidJob,
     validation_message,
@@ -29,13 +31,12 @@ from cronium_worker.fleet.events import now_iso, progress_body, status_body
 from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.masking import Masker
-from cronium_worker.models import ErrorInfo, FinalStatus, Job, JobResult, LogSummary, Metrics, Output, Timings
+from cronium_worker.models import ErrorInfo, FinalStatus, Job, JobResult, LogSummary, Metrics, Output, Stream, Timings
 from cronium_worker.policy import admit, image_candidates, pull_policy
 from cronium_worker.workspace.collection import Limits, collect
 
 logger = logging.getLogger(__name__)
 
-END_TIMEOUT_S = 30
 _SIGKILL_EXIT = 137
 
 
@@ -54,37 +55,71 @@ class Attempt:
         self._metrics = Metrics()
         self._log = LogSummary()
         self._exit_code: int | None = None
+        self._error: ErrorInfo | None = None
         self._output = Output()
-        self._timings = {"queue_s": _seconds_since(claim.queued_at)}
+        started_at = None
+        if claim.progress is not None:
+            self._image, self._started_at = claim.progress.image, claim.progress.started_at
+            started_at = self._started_at
+        self._timings = {"queue_s": _seconds_between(claim.queued_at, started_at or now_iso())}
 
     def run(self) -> JobResult:
-        """The outcome, whatever it is. Raises ClaimLost and redis errors only."""
-        error: ErrorInfo | None = None
+        """The outcome, whatever it is. Raises ClaimLost, redis errors, and Detached when the worker is to leave the
+        job: its container runs on, or nothing is left of it."""
+        with self._told() as cleanup:
+            with self._phase("setup_s"):
+                job = self._admit()
+                self._image = self._ensure_image(job)
+                sandbox = Sandbox.create(self._host, job=job, attempt=self._claim.attempt, image=self._image)
+                cleanup.callback(sandbox.destroy)
+                self._announce_running()
+            with self._phase("run_s"):
+                sandbox.release(job, attempt=self._claim.attempt)
+            self._complete(sandbox, job, cleanup)
+        return self._result()
+
+    def resume(self, container: OwnContainer) -> JobResult:
+        """The outcome of an attempt whose container another worker has left; as `run` from there on."""
+        with self._told() as cleanup:
+            if self._claim.cancel_requested:
+                self._token.cancel()
+            sandbox = Sandbox.take_over(self._host, container)
+            cleanup.callback(sandbox.destroy)
+            self._complete(sandbox, self._claim.job, cleanup)
+        return self._result()
+
+    @contextmanager
+    def _told(self) -> Iterator[ExitStack]:
+        """What goes wrong in here becomes the attempt's error; but for what is not the attempt's fault."""
         with ExitStack() as cleanup:
             try:
-                with self._phase("setup_s"):
-                    job = self._admit()
-                    self._image = self._ensure_image(job)
-                    sandbox = Sandbox.create(self._host, job=job, attempt=self._claim.attempt, image=self._image)
-                    cleanup.callback(sandbox.destroy)
-                    self._announce_running()
-                with self._phase("run_s"):
-                    sandbox.release(job, attempt=self._claim.attempt)
-                    watch = self._follow(sandbox, job)
-                    state = self._end(sandbox)
-                with self._phase("collect_s"):
-                    output_error = self._collect(sandbox)
-                error = self._judge(job, watch, state) or output_error
+                yield cleanup
             except Fault as fault:
-                error = fault.info()
-            except (ClaimLost, RedisError):
+                self._error = fault.info()
+            except (ClaimLost, Detached, RedisError):
                 raise
             except Exception as unexpected:
                 # A job never stays silent: what went wrong here is told, and the log has the rest.
                 logger.exception("attempt failed", extra={"job_id": self._claim.job.id})
                 reason = unexpected.strerror if isinstance(unexpected, OSError) else type(unexpected).__name__
-                error = DaemonError(f"the worker failed: {reason}", retryable=True).info()
-        return self._result(error)
+                self._error = DaemonError(f"the worker failed: {reason}", retryable=True).info()
+
+    def _complete(self, sandbox: Sandbox, job: Job, cleanup: ExitStack) -> None:
+        """From the opened gate to the outputs."""
+        with self._phase("run_s"):
+            try:
+                watch = self._follow(sandbox, job)
+            except Detached:
+                cleanup.pop_all()
+                sandbox.leave()
+                raise
+            self._metrics = watch.metrics
+            self._end(sandbox, watch)
+        if sandbox.left is not None:
+            self._timings["run_s"] = sandbox.ran_s(watch.state)
+        with self._phase("collect_s"):
+            output_error = self._collect(sandbox)
+        self._error = self._judge(job, watch) or output_error
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -107,6 +142,8 @@ class Attempt:
     def _raise_if_cancelled(self) -> None:
         if self._token.cancelled():
             raise Cancelled("cancelled before the script started")
+        if self._token.detached():
+            raise Detached(container_left=False)
 
     def _ensure_image(self, job: Job) -> str:
         def progress(message: str, **fields: Any) -> None:
@@ -115,14 +152,22 @@ class Attempt:
         settings = self._host.settings
         candidates = image_candidates(job, settings)
         asked = job.pull_policy if "pull_policy" in job.model_fields_set else settings.pull_policy
-        return self._images.ensure(
-            candidates, pull_policy(asked, candidates), cancelled=self._token.cancelled, progress=progress
-        )
+        try:
+            return self._images.ensure(
+                candidates, pull_policy(asked, candidates), cancelled=self._unwanted, progress=progress
+            )
+        except Cancelled:
+            self._raise_if_cancelled()
+            raise
+
+    def _unwanted(self) -> bool:
+        return self._token.cancelled() or self._token.detached()
 
     def _announce_running(self) -> None:
         self._started_at = now_iso()
         body = status_body("running", f"running in {self._image}", attempt=self._claim.attempt, host=self._claim.host)
-        fields = {"status": "running", "started_at": self._started_at}
+        # The image as well, for whoever adopts the attempt.
+        fields = {"status": "running", "started_at": self._started_at, "image": self._image or ""}
         if self._store.write(self._claim, [body], fields):
             self._token.cancel()
         self._raise_if_cancelled()
@@ -130,31 +175,60 @@ class Attempt:
     def _follow(self, sandbox: Sandbox, job: Job) -> Watch:
         settings = self._host.settings.log
         wake = Wake()
-        writer = LogWriter(self._store, self._claim, chunk=settings.chunk_bytes, on_room=wake.set)
-        log = JobLog(writer, self._masker, max_bytes=settings.max_bytes)
+        writer = LogWriter(
+            self._store,
+            self._claim,
+            chunk=settings.chunk_bytes,
+            spool_in=self._host.settings.sandboxes_path,
+            spool_bytes=settings.spool_bytes,
+            on_room=wake.set,
+        )
+        log = self._job_log(writer, sandbox)
         self._token.wakes(wake)
+        detached = False
         try:
             return Follower(sandbox, job, log=log, writer=writer, token=self._token, wake=wake).run()
+        except Detached:
+            detached = True
+            raise
         finally:
             self._token.wakes(None)
             try:
-                self._log = log.finish()
+                if not detached:  # what is held back will be read again
+                    self._log = log.finish()
             finally:
                 writer.close()
                 wake.close()
 
-    def _end(self, sandbox: Sandbox) -> ContainerState:
-        state = sandbox.wait(timeout_s=END_TIMEOUT_S)
-        if state.running:
-            raise DaemonError("the container's output ended before the container", retryable=True)
-        self._exit_code = state.exit_code
-        if not sandbox.gate.passed():
+    def _job_log(self, writer: LogWriter, sandbox: Sandbox) -> JobLog:
+        settings, progress = self._host.settings.log, self._claim.progress
+        start: dict[Stream, int] = {}
+        if progress is not None:
+            start = {"stdout": progress.stdout_offset, "stderr": progress.stderr_offset}
+
+        def tell_of_gap(reason: str) -> None:
+            self._store.write(self._claim, [progress_body(f"a part of the log may be missing: {reason}", gap=True)])
+
+        return JobLog(
+            writer,
+            self._masker,
+            max_bytes=settings.max_bytes,
+            start=start,
+            exact=sandbox.left is None or sandbox.left.exact_log,
+            stored_bytes=log_file_bytes(self._host.settings),
+            on_gap=tell_of_gap,
+        )
+
+    def _end(self, sandbox: Sandbox, watch: Watch) -> None:
+        if watch.state is None:
+            return  # the worker has ended it without the engine
+        self._exit_code = watch.state.exit_code
+        if watch.cause is None and not sandbox.gate.passed():
             self._exit_code = None
             raise ContainerStartError(
-                f"the script was not started: {state.error or 'the image has no interpreter for it'}",
-                exit_code=state.exit_code,
+                f"the script was not started: {watch.state.error or 'the image has no interpreter for it'}",
+                exit_code=watch.state.exit_code,
             )
-        return state
 
     def _collect(self, sandbox: Sandbox) -> ErrorInfo | None:
         uid, _ = self._host.settings.container_uid_gid
@@ -174,9 +248,8 @@ class Attempt:
         also = {"also": [other.message for other in others]} if others else {}
         return first.model_copy(update={"details": {**first.details, **also}})
 
-    def _judge(self, job: Job, watch: Watch, state: ContainerState) -> ErrorInfo | None:
+    def _judge(self, job: Job, watch: Watch) -> ErrorInfo | None:
         """How the run itself ended; None: exit code 0."""
-        self._metrics = watch.metrics
         if watch.cause == "cancelled":
             return Cancelled("cancelled while running").info()
         if watch.cause == "timeout":
@@ -185,7 +258,8 @@ class Attempt:
                 message=f"still running after its timeout of {job.timeout:g} s",
                 details={"timeout_s": job.timeout},
             )
-        if state.exit_code == 0:
+        state = watch.state
+        if state is None or state.exit_code == 0:
             return None
         oom = state.oom_killed or watch.oom_kills > 0
         if state.exit_code == _SIGKILL_EXIT and oom:
@@ -197,7 +271,8 @@ class Attempt:
         details = {"exit_code": state.exit_code} | ({"oom_kills": watch.oom_kills} if oom else {})
         return ErrorInfo(type="script", message=f"the script exited with {state.exit_code}", details=details)
 
-    def _result(self, error: ErrorInfo | None) -> JobResult:
+    def _result(self) -> JobResult:
+        error = self._error
         if error is not None:
             details = self._masker.json(error.details)
             error = error.model_copy(update={"message": self._public(error.message), "details": details})
@@ -232,7 +307,7 @@ def _status(error: ErrorInfo | None) -> FinalStatus:
     return "failed"
 
 
-def _seconds_since(iso: str) -> float:
-    """Between two hosts' clocks: never negative."""
-    elapsed = datetime.fromisoformat(now_iso()) - datetime.fromisoformat(iso)
+def _seconds_between(earlier_iso: str, later_iso: str) -> float:
+    """Of two hosts' clocks: never negative."""
+    elapsed = datetime.fromisoformat(later_iso) - datetime.fromisoformat(earlier_iso)
     return max(0.0, elapsed.total_seconds())

@@ -1,32 +1,61 @@
 """Watch a running script: its output, its deadline, its cancel, its end. One thread, no polling."""
 
+import logging
+import select
 import selectors
 import time
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cronium_worker.errors import DaemonError
+from cronium_worker.engine.client import ContainerState
+from cronium_worker.engine.logs import AttachedStream, StoredLog
+from cronium_worker.errors import ContainerGone, DaemonError, Detached
 from cronium_worker.execution.joblog import JobLog
 from cronium_worker.execution.sandbox import CLEANUP_TIMEOUT_S, Sandbox
 from cronium_worker.execution.signals import CancelToken, Wake
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import Job, Metrics
 
+logger = logging.getLogger(__name__)
+
 Cause = Literal["timeout", "cancelled"]
 MEASURE_EVERY_S = 0.5
+# How long the engine may be away while a job runs, and once the worker itself has ended the job.
+PATIENCE_S = 120
+PATIENCE_AT_END_S = 30
+_WAIT_S = 30
+_WAIT_UNSEEN_S = 2  # where the end is not seen, the output may just have broken off
+# After the end of the processes their output ends within some 30 ms, unless the engine is in trouble.
+_STALL_S = 10
+_SOON_S = 1.0
+_NEARLY_OVER_S = 5  # a worker that is to leave waits that long for the end of a run that is over
+_SIGNAL_AGAIN_S = 5
+_TRIES = 5
+_PAUSES_S = (0.1, 2.0)  # between questions to an engine that does not answer: the first, the longest
+_UNKNOWN_EXIT = 255
+
+
+class _Lost(DaemonError):
+    """The engine has answered: what the container did is not known."""
 
 
 @dataclass
 class Watch:
-    """What was seen of a run. `cause`: why the worker ended it; None: it ended by itself."""
+    """What was seen of a run. `cause`: why the worker ended it; None: it ended by itself. `state`: the engine's
+    last word; None: there was none to be had on a run that the worker has ended."""
 
     cause: Cause | None = None
     metrics: Metrics = field(default_factory=Metrics)
     oom_kills: int = 0
+    state: ContainerState | None = None
 
 
 class Follower:
-    """Follows one run to the end of its output. The log's own thread writes to Redis."""
+    """Follows one run to the end of its output and of its container. The log's own thread writes to Redis.
+
+    The end of the output is not the end of the run: unless the first process was seen to end, the engine is asked,
+    for as long as it takes, and the stored log is read on from where the stream broke off.
+    """
 
     def __init__(
         self, sandbox: Sandbox, job: Job, *, log: JobLog, writer: LogWriter, token: CancelToken, wake: Wake
@@ -38,52 +67,85 @@ class Follower:
         self._token = token
         self._wake = wake
         self._watch = Watch()
+        self._selector = selectors.DefaultSelector()
         self._measure_at = 0.0
         self._kill_at: float | None = None
         self._give_up_at: float | None = None
-        self._deadline = time.monotonic() + job.timeout
+        self._stall_at: float | None = None
+        self._over_at: float | None = None  # when the end of the processes was seen
+        self._deadline = time.monotonic() + job.timeout - sandbox.gate.open_for_s()
+        self._attached = sandbox.left is None
+        self._ended: ContainerState | None = None  # as the engine says, checked
+        self._resumed_at, self._resumed_s = -1, 0.0  # the log's position and the time
+        self._tries = 0  # to read on, without a byte that was not known
 
     def run(self) -> Watch:
-        """Raises DaemonError when the container cannot be ended, and what the log's writer met."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._wake, selectors.EVENT_READ)
+        """Raises DaemonError when the container cannot be ended, was lost or removed, or the engine stays away;
+        Detached when the worker is to leave it; and what the log's writer met."""
+        with self._selector:
+            self._selector.register(self._wake, selectors.EVENT_READ)
             if self._sandbox.end is not None:
-                selector.register(self._sandbox.end, selectors.EVENT_READ)
-            reading = False
-            while not self._sandbox.stream.ended:
-                if reading != self._writer.has_room():
-                    reading = not reading
-                    if reading:
-                        selector.register(self._sandbox.stream, selectors.EVENT_READ)
-                    else:
-                        selector.unregister(self._sandbox.stream)
-                self._step(selector)
-                self._enforce(time.monotonic())
-        if self._give_up_at is None:  # the end of the output was seen first
+                self._selector.register(self._sandbox.end, selectors.EVENT_READ)
+            if self._sandbox.stream is not None:
+                self._read(self._sandbox.stream)
+            while not self._complete() and (stream := self._read_on()) is not None:
+                self._read(stream)
+        if self._over_at is None:  # the end of the output was seen first
             self._measure()
         return self._watch
 
-    def _step(self, selector: selectors.BaseSelector) -> None:
-        due = [at for at in (self._deadline, self._kill_at, self._give_up_at) if at is not None]
-        for key, _ in selector.select(max(0.0, min(due) - time.monotonic())):
-            if key.fileobj is self._sandbox.stream:
-                for stream, data in self._sandbox.stream.read():
+    # ---- the run
+
+    def _read(self, stream: AttachedStream) -> None:
+        """To the end of the stream, or until it is silent for too long after the end of the processes."""
+        reading = False
+        try:
+            while not stream.ended:
+                if reading != self._writer.has_room():
+                    reading = not reading
+                    if reading:
+                        self._selector.register(stream, selectors.EVENT_READ)
+                    else:
+                        self._selector.unregister(stream)
+                        self._stall_at = None  # nobody listens
+                if reading and self._over_at is not None and self._stall_at is None:
+                    self._stall_at = time.monotonic() + _STALL_S
+                self._step()
+                if self._stall_at is not None and time.monotonic() >= self._stall_at:
+                    break
+        finally:
+            self._stall_at = None
+            if reading:
+                self._selector.unregister(stream)
+
+    def _step(self, timeout_s: float = float("inf")) -> None:
+        """Wait for whatever comes first, and see to it."""
+        now = time.monotonic()
+        times = (self._deadline, self._kill_at, self._give_up_at, self._stall_at, self._leave_at(), now + timeout_s)
+        due = min(at for at in times if at is not None)
+        for key, _ in self._selector.select(None if due == float("inf") else max(0.0, due - now)):
+            if isinstance(key.fileobj, AttachedStream):
+                for stream, data in key.fileobj.read():
                     self._log.feed(stream, data)
-                if time.monotonic() >= self._measure_at:
+                self._stall_at = None
+                if self._over_at is None and time.monotonic() >= self._measure_at:
                     # In case this thread comes too late for the counters at the end.
                     self._measure()
             elif key.fileobj is self._wake:
                 self._wake.clear()
             else:
-                selector.unregister(key.fileobj)
-                self._ended()
+                self._over()
+        self._enforce(time.monotonic())
 
-    def _ended(self) -> None:
+    def _over(self) -> None:
         """The first process is gone: the last moment at which the kernel still has the counters."""
-        self._measure()
-        self._deadline = float("inf")
-        self._kill_at = None
-        self._give_up_at = time.monotonic() + CLEANUP_TIMEOUT_S
+        if self._over_at is None:
+            self._measure()
+            self._over_at = time.monotonic()
+            self._deadline = float("inf")
+            self._kill_at = self._give_up_at = None
+            if self._sandbox.end is not None:
+                self._selector.unregister(self._sandbox.end)
 
     def _measure(self) -> None:
         metrics = self._sandbox.usage.read()
@@ -93,22 +155,154 @@ class Follower:
             self._watch.oom_kills = self._sandbox.usage.oom_kills()
 
     def _enforce(self, now: float) -> None:
+        if (leave_at := self._leave_at()) is not None and now >= leave_at:
+            raise Detached(container_left=True)
         if self._give_up_at is not None and now >= self._give_up_at:
-            raise DaemonError("the container's output did not end after its processes", retryable=True)
+            raise DaemonError("the container's processes did not end when they were killed", retryable=True)
         if self._watch.cause is None:
             if self._token.cancelled():
-                self._terminate("cancelled", now)
+                self._terminate("cancelled")
             elif now >= self._deadline:
-                self._terminate("timeout", now)
+                self._terminate("timeout")
         if self._kill_at is not None and now >= self._kill_at:
-            self._kill_at = None
-            self._measure()  # the engine answers to a SIGKILL when all is gone, the counters too
-            self._sandbox.signal("SIGKILL")
-            self._give_up_at = now + CLEANUP_TIMEOUT_S
+            self._kill()
 
-    def _terminate(self, cause: Cause, now: float) -> None:
+    def _leave_at(self) -> float | None:
+        """When to leave the run to the next worker; one that is over is finished, if that does not take long."""
+        if not self._token.detached():
+            return None
+        return 0.0 if self._over_at is None else self._over_at + _NEARLY_OVER_S
+
+    def _terminate(self, cause: Cause) -> None:
         self._watch.cause = cause
         self._deadline = float("inf")
-        if self._give_up_at is None:  # otherwise it has ended by itself just now
-            self._sandbox.signal("SIGTERM")
-            self._kill_at = now + self._job.grace_period
+        if self._over_at is None:  # otherwise it has ended by itself just now
+            self._signal("SIGTERM")
+            self._kill_at = time.monotonic() + self._job.grace_period
+
+    def _kill(self) -> None:
+        self._measure()  # the engine answers to a SIGKILL when all is gone, the counters too
+        sent = self._signal("SIGKILL")
+        now = time.monotonic()
+        self._kill_at = None if sent else now + _SIGNAL_AGAIN_S
+        self._give_up_at = self._give_up_at or now + CLEANUP_TIMEOUT_S
+
+    def _signal(self, name: str) -> bool:
+        try:
+            self._sandbox.signal(name)
+        except DaemonError as fault:
+            logger.warning("%s not sent: %s", name, fault, extra={"container": self._sandbox.container_id})
+            return False
+        return True
+
+    # ---- the end
+
+    def _complete(self) -> bool:
+        """Whether all output has been read of a container that has ended. Then the engine has said so."""
+        stream = self._sandbox.stream
+        if stream is None or not stream.ended or (isinstance(stream, StoredLog) and not stream.whole):
+            return False
+        if self._ended is not None:
+            self._log.source_ended()
+            return True
+        if not self._ends():
+            return False
+        # A log that is followed ends with the container, and before what the engine had kept of an unfinished line
+        # (measured): it is read once more, unless nothing of it could be shown.
+        self._resumed_at = -1
+        return self._attached or self._log.truncated
+
+    def _ends(self) -> bool:
+        """After the end of the output: whether the container has ended as well."""
+        if self._over_at is None and self._sandbox.end is not None:
+            ready, _, _ = select.select([self._sandbox.end], [], [], 0.1)
+            if not ready:
+                return False
+            self._over()
+        try:
+            state = self._sandbox.wait(timeout_s=_WAIT_UNSEEN_S if self._sandbox.end is None else _WAIT_S)
+        except ContainerGone:
+            raise
+        except DaemonError:
+            return False
+        if self._attached and (self._over_at is None or time.monotonic() - self._over_at < _SOON_S):
+            self._watch.state = state
+            return not state.running
+        # There was time for the engine to be started anew: it has to be asked for that as well.
+        answer = self._ask()
+        return answer is not None and not answer.running
+
+    def _read_on(self) -> StoredLog | None:
+        """The stored log, to continue with. None: there is no more to be had of it."""
+        self._attached = False
+        in_vain = self._log.position == self._resumed_at and time.monotonic() - self._resumed_s < _STALL_S
+        self._tries = self._tries + 1 if in_vain else 1
+        while True:
+            if self._tries > 1:
+                self._pause(_SOON_S)
+            state = self._ask()
+            if state is None:
+                self._log.lost("the Docker Engine was away when the container ended")
+                return None
+            if self._tries <= _TRIES:
+                try:
+                    stream = self._sandbox.read_stored(follow=state.running)
+                except ContainerGone:
+                    raise
+                except DaemonError:
+                    self._tries += 1
+                    continue
+                self._log.rewind()
+                self._resumed_at, self._resumed_s = self._log.position, time.monotonic()
+                return stream
+            self._log.lost("the stored log cannot be read")
+            if not state.running:
+                return None
+
+    def _ask(self) -> ContainerState | None:
+        """How the container is, from an engine that may be away, frozen or starting. None: it stays away, and the
+        worker itself has ended the run.
+
+        Raises ContainerGone; DaemonError when the engine stays away, or was away and the container ended with it.
+        """
+        began, pause_s = time.monotonic(), _PAUSES_S[0]
+        while True:
+            try:
+                return self._answer()
+            except (ContainerGone, _Lost):
+                raise
+            except DaemonError as fault:
+                silent_s = time.monotonic() - began
+                by_worker = self._over_at is not None and self._watch.cause is not None
+                if silent_s >= PATIENCE_AT_END_S and by_worker:
+                    return None
+                if silent_s >= PATIENCE_S:
+                    self._signal("SIGKILL")  # nobody would know of it
+                    raise DaemonError(f"the Docker Engine did not answer for {PATIENCE_S} s", retryable=True) from fault
+            self._pause(pause_s)
+            pause_s = min(2 * pause_s, _PAUSES_S[1])
+
+    def _answer(self) -> ContainerState:
+        state = self._sandbox.state()
+        if not state.running:
+            history = self._sandbox.history()
+            self._over()
+            if self._watch.cause is None and history.restarted:
+                _raise_if_lost(state, live_restore=history.live_restore)
+            self._ended = state
+        self._watch.state = state
+        return state
+
+    def _pause(self, seconds: float) -> None:
+        """Or until the end of the processes is seen."""
+        until, over = time.monotonic() + seconds, self._over_at
+        while (left_s := until - time.monotonic()) > 0 and self._over_at == over:
+            self._step(left_s)
+
+
+def _raise_if_lost(state: ContainerState, *, live_restore: bool) -> None:
+    """Raises _Lost when an engine that was started anew has ended the container, or cannot say how it ended."""
+    if not live_restore:
+        raise _Lost("the Docker Engine was restarted, and the container ended with it", retryable=True)
+    if state.exit_code == _UNKNOWN_EXIT:
+        raise _Lost("the container ended while the Docker Engine was away", retryable=True)

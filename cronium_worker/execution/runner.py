@@ -1,28 +1,48 @@
-"""A job on this host, attempt by attempt, to its terminal status."""
+"""A job on this host, one attempt after its claim, and what becomes of it."""
 
 import logging
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+from redis.exceptions import RedisError
 
 from cronium_worker.engine.images import ImageManager
+from cronium_worker.engine.inventory import OwnContainer
+from cronium_worker.errors import ClaimLost, Detached
 from cronium_worker.execution.attempt import Attempt
-from cronium_worker.execution.sandbox import Host
-from cronium_worker.execution.signals import ActiveJobs, CancelToken
+from cronium_worker.execution.sandbox import Host, destroy
+from cronium_worker.execution.signals import ActiveJobs
+from cronium_worker.fleet.events import now_iso
 from cronium_worker.fleet.store import Claim, JobStore, Outcome
-from cronium_worker.models import JobResult
+from cronium_worker.models import ErrorInfo, JobResult
+from cronium_worker.models.job import DEFAULT_QUEUE
+from cronium_worker.policy import DEATH_BUDGET, FAULT_BUDGET
 
 logger = logging.getLogger(__name__)
 
-INFRASTRUCTURE_RETRIES = 3
-_INFRASTRUCTURE_DELAY_S = 1.0
+_FAULT_DELAY_S = 1.0
+NotNow = Outcome | Literal["later", "left"]
 
 
 class Runner:
-    """Takes jobs through their life. One for a worker; `run` is called by many threads at once."""
+    """Takes jobs through their attempts. One for a worker; `run` is called by many threads at once.
 
-    def __init__(self, host: Host, store: JobStore) -> None:
+    `node`: this process, as other workers know it. `send(job_id)`: have the job's message sent again.
+    `taken`: how many jobs it has claimed.
+    """
+
+    def __init__(
+        self, host: Host, store: JobStore, *, node: str = "", send: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._host = host
         self._store = store
+        self._node = node
+        self._send = send
         self._images = ImageManager(host.engine, host.settings.registry)
         self._claims: dict[str, Claim] = {}
+        self._newest_taken: dict[tuple[str, int], int] = {}
+        self.taken = 0
         self.active = ActiveJobs()
 
     def renew_leases(self) -> None:
@@ -31,41 +51,112 @@ class Runner:
         if claims:
             self._store.renew(claims)
 
-    def run(self, job_id: str) -> JobResult | Outcome:
-        """The job's result; or why there was nothing to do: `busy` (a worker has it), `missing`.
+    def newest_taken(self) -> dict[tuple[str, int], int]:
+        """By queue and priority: when the newest message was sent of those that this worker has taken (ms)."""
+        return self._newest_taken.copy()
 
-        Raises ClaimLost when another worker has taken the job over meanwhile, and redis errors.
+    def run(self, job_id: str) -> JobResult | NotNow:
+        """The job's result; or why there is none now: `busy` (a worker has it, or it is to wait), `missing`, `later`
+        (it will be sent again), `left` (to the next worker of this host). Raises redis errors."""
+        claim = self._store.claim(job_id, host=self._host.settings.host_name, node=self._node)
+        if claim == "finished":
+            return self._store.result(job_id) or "missing"
+        if not isinstance(claim, Claim):
+            return claim
+        self._note_taken(claim)
+        return self._complete(claim, Attempt.run)
+
+    def _note_taken(self, claim: Claim) -> None:
+        key = (claim.job.queue or DEFAULT_QUEUE, claim.job.priority)
+        self.taken += 1
+        self._newest_taken[key] = max(claim.sent_at_ms, self._newest_taken.get(key, 0))
+
+    def adopt(self, container: OwnContainer) -> threading.Thread | None:
+        """Take a container over that a worker of this host has left, and go on with its job in a thread.
+
+        To be called while no other worker of this host can be running. A container of an attempt that is not the
+        current one is destroyed; one without a record is left to the janitor. None: it was not adopted.
         """
-        faults = failures = 0
-        while True:
-            claim = self._store.claim(job_id, host=self._host.settings.host_name)
-            if claim == "finished":
-                return self._store.result(job_id) or "missing"
-            if not isinstance(claim, Claim):
-                return claim
-            token = self.active.add(job_id)
-            self._claims[job_id] = claim
-            try:
-                result = Attempt(self._host, self._store, self._images, claim, token).run()
-                logger.info("job %s %s", job_id, result.status, extra={"attempt": claim.attempt})
-                if result.error is not None and result.error.retryable and faults < INFRASTRUCTURE_RETRIES:
-                    faults += 1
-                    delay = _INFRASTRUCTURE_DELAY_S * 2 ** (faults - 1)
-                elif result.status in claim.job.retry.on and failures + 1 < claim.job.retry.max_attempts:
-                    failures += 1
-                    delay = claim.job.retry.delay_before(failures + 1)
-                else:
-                    self._store.finish(claim, result, _message(result))
-                    return result
-                self._wait_and_retry(claim, token, result, delay)
-            finally:
-                self.active.discard(job_id)
-                self._claims.pop(job_id, None)
+        if container.job_id is None or container.attempt is None:
+            return None
+        host = self._host.settings.host_name
+        claim = self._store.adopt(container.job_id, attempt=container.attempt, host=host, node=self._node)
+        if isinstance(claim, Claim):
+            logger.info("job %s is adopted", container.job_id, extra={"attempt": claim.attempt})
+            thread = threading.Thread(target=self._resume, args=(claim, container), name=f"adopted {container.job_id}")
+            thread.daemon = True
+            thread.start()
+            return thread
+        if claim != "missing":
+            destroy(self._host, container)
+        return None
 
-    def _wait_and_retry(self, claim: Claim, token: CancelToken, result: JobResult, delay_s: float) -> None:
-        self._store.retry(claim, f"again in {delay_s:g} s: {_message(result)}")
-        token.wait(delay_s)  # a cancel of a pending job has ended it: the next claim finds that
+    def _resume(self, claim: Claim, container: OwnContainer) -> None:
+        try:
+            if claim.adoptions > DEATH_BUDGET:
+                destroy(self._host, container)
+                self._store.finish(claim, *_fatal(claim))
+            else:
+                self._complete(claim, lambda attempt: attempt.resume(container))
+            # Celery's own message was the lost worker's: whoever takes this one finds the result.
+            self._send(claim.job.id)
+        except (ClaimLost, RedisError):
+            logger.exception("adopted job not completed", extra={"job_id": claim.job.id})
+
+    def _complete(self, claim: Claim, run: Callable[[Attempt], JobResult]) -> JobResult | NotNow:
+        job_id = claim.job.id
+        token = self.active.add(job_id)
+        self._claims[job_id] = claim
+        try:
+            result = run(Attempt(self._host, self._store, self._images, claim, token))
+            logger.info("job %s %s", job_id, result.status, extra={"attempt": claim.attempt})
+            return self._conclude(claim, result)
+        except Detached as detached:
+            if detached.container_left:
+                self._store.write(claim, [], {"detached": 1})
+                return "left"
+            self._again(claim, "again: its worker is about to end")
+            return "later"
+        except ClaimLost:
+            logger.warning("job %s was taken over", job_id)
+            return "busy"
+        finally:
+            self.active.discard(job_id)
+            self._claims.pop(job_id, None)
+
+    def _conclude(self, claim: Claim, result: JobResult) -> JobResult | NotNow:
+        message = result.error.message if result.error else "completed"
+        retry = claim.job.retry
+        if result.error is not None and result.error.retryable and claim.faults < FAULT_BUDGET:
+            self._again(claim, message, delay_s=_FAULT_DELAY_S * 2**claim.faults, fault=True)
+            return "later"
+        if result.status in retry.on and claim.failures + 1 < retry.max_attempts:
+            self._again(claim, message, delay_s=retry.delay_before(claim.failures + 2), failure=True)
+            return "later"
+        self._store.finish(claim, result, message)
+        return result
+
+    def _again(
+        self, claim: Claim, message: str, *, delay_s: float = 0, fault: bool = False, failure: bool = False
+    ) -> None:
+        text = f"again in {delay_s:g} s: {message}" if delay_s else message
+        self._store.retry(claim, text, delay_s=delay_s, fault=fault, failure=failure)
+        # In time if this worker lives; if it does not, recovery sends it.
+        timer = threading.Timer(delay_s, self._send, [claim.job.id])
+        timer.daemon = True
+        timer.start()
 
 
-def _message(result: JobResult) -> str:
-    return result.error.message if result.error else "completed"
+def _fatal(claim: Claim) -> tuple[JobResult, str]:
+    """The end of a job whose worker died again and again, each time soon after it had taken the job over."""
+    message = f"given up after {claim.adoptions} workers in a row that died with it"
+    result = JobResult(
+        job_id=claim.job.id,
+        status="failed",
+        error=ErrorInfo(type="lost", message=message),
+        attempt=claim.attempt,
+        host=claim.host,
+        created_at=claim.created_at,
+        finished_at=now_iso(),
+    )
+    return result, message

@@ -2,18 +2,21 @@
 
 import logging
 import os
+import signal
+import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from cronium_worker.engine.client import ContainerState, Engine
+from cronium_worker.engine.client import ContainerState, Engine, EngineHistory
 from cronium_worker.engine.device import block_device
-from cronium_worker.engine.logs import AttachedStream
+from cronium_worker.engine.inventory import OwnContainer
+from cronium_worker.engine.logs import AttachedStream, StoredLog
 from cronium_worker.engine.network import ensure_network, require_network
 from cronium_worker.engine.spec import SandboxSpec, container_config
 from cronium_worker.engine.stats import UsageReader
-from cronium_worker.errors import ContainerCreateError, ContainerStartError, Fault
+from cronium_worker.errors import ContainerCreateError, ContainerStartError, DaemonError, Fault
 from cronium_worker.models import Job
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import directories
@@ -37,17 +40,21 @@ class Host:
 
 @dataclass(kw_only=True)
 class Sandbox:
-    """A container that waits at its gate. `end` is readable when its first process is gone; None where the
-    worker cannot see the host's processes."""
+    """A container that waits at its gate, or that another worker has left on either side of it.
+
+    `end` is readable when its first process is gone; None where the worker cannot see the host's processes.
+    `left`: its state when it was taken over. `stream`: its output, attached or stored; None: not opened yet.
+    """
 
     host: Host
     workspace: Workspace
     gate: Gate
     container_id: str
-    image: str
-    stream: AttachedStream
+    stream: AttachedStream | None
     usage: UsageReader
     end: int | None
+    left: ContainerState | None = None
+    _closed: bool = field(default=False, repr=False)
 
     @classmethod
     def create(cls, host: Host, *, job: Job, attempt: int, image: str) -> "Sandbox":
@@ -96,7 +103,6 @@ class Sandbox:
             workspace=workspace,
             gate=gate,
             container_id=container_id,
-            image=image,
             stream=stream,
             usage=usage,
             end=end,
@@ -112,19 +118,90 @@ class Sandbox:
             raise ContainerStartError(f"staging: {error.strerror}", retryable=True) from error
         self.gate.open()
 
+    @classmethod
+    def take_over(cls, host: Host, container: OwnContainer) -> "Sandbox":
+        """A container that a worker which is gone has left. Raises Fault; then nothing is left of it, unless the
+        engine does not answer: a ContainerStartError when its script was not started, and will not be."""
+        with ExitStack() as on_error:
+            on_error.callback(destroy, host, container)
+            state = host.engine.state(container.id)
+            workspace = Workspace(host.settings.sandboxes_path / "sandboxes" / container.sandbox_id)
+            try:
+                gate = Gate.left_by_another(workspace.control)
+            except (OSError, ValueError) as error:
+                raise DaemonError("the container's workspace is gone or damaged", retryable=True) from error
+            on_error.callback(gate.close)
+            if not gate.released:
+                raise ContainerStartError("its worker was lost before the script started", retryable=True)
+            if not gate.same_boot and not state.running:
+                raise DaemonError("the host was started anew and ended the container", retryable=True)
+            pid = _visible_pid(state.pid, container.id)
+            end = None
+            with suppress(ProcessLookupError):  # it has just ended
+                end = os.pidfd_open(pid) if pid else None
+            on_error.pop_all()
+            return cls(
+                host=host,
+                workspace=workspace,
+                gate=gate,
+                container_id=container.id,
+                stream=None,
+                usage=UsageReader(pid if end is not None else None),
+                end=end,
+                left=state,
+            )
+
     def signal(self, name: str) -> None:
-        self.host.engine.kill(self.container_id, name)
+        """To the first process, through the engine, or without it where it does not answer and the worker sees the
+        host's processes. Raises DaemonError."""
+        try:
+            self.host.engine.kill(self.container_id, name)
+        except DaemonError:
+            if self.end is None:
+                raise
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.end, signal.Signals[name])
+
+    def state(self) -> ContainerState:
+        """The engine's word within seconds. Raises ContainerGone, DaemonError."""
+        return self.host.engine.state(self.container_id, quick=True)
+
+    def history(self) -> EngineHistory:
+        """Raises DaemonError."""
+        return self.host.engine.history(self.container_id)
 
     def wait(self, *, timeout_s: int) -> ContainerState:
         return self.host.engine.wait(self.container_id, timeout_s=timeout_s)
 
+    def read_stored(self, *, follow: bool) -> StoredLog:
+        """Read the stored log from its first byte from now on. Raises ContainerGone, DaemonError."""
+        self._close_stream()
+        self.stream = stored = self.host.engine.logs(self.container_id, follow=follow)
+        return stored
+
+    def _close_stream(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+
+    def ran_s(self, end: ContainerState | None) -> float:
+        """Seconds from the opened gate to the end, or to now, whichever workers were there."""
+        ago_s = max(0.0, time.time() - end.finished_s) if end is not None else 0.0
+        return max(0.0, self.gate.open_for_s() - ago_s)
+
+    def leave(self) -> None:
+        """Let go of a container whose script has started: the next worker takes it over. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._close_stream()
+            self.usage.close()
+            self.gate.close()
+            if self.end is not None:
+                os.close(self.end)
+
     def destroy(self) -> None:
         """Remove container and workspace, whatever happened; what cannot be removed is left to the janitor."""
-        self.stream.close()
-        self.usage.close()
-        self.gate.close()
-        if self.end is not None:
-            os.close(self.end)
+        self.leave()
         try:
             self.host.engine.remove(self.container_id)
         except Fault:
@@ -135,6 +212,17 @@ class Sandbox:
             directories.remove(self.workspace, deadline_s=CLEANUP_TIMEOUT_S)
         except OSError:
             logger.exception("workspace not removed", extra={"container": self.container_id})
+
+
+def destroy(host: Host, container: OwnContainer) -> None:
+    """Remove a container that a worker of this host has left, and its workspace; what cannot be removed is left to
+    the janitor."""
+    workspace = Workspace(host.settings.sandboxes_path / "sandboxes" / container.sandbox_id)
+    try:
+        host.engine.remove(container.id)
+        directories.remove(workspace, deadline_s=CLEANUP_TIMEOUT_S)
+    except (Fault, OSError):
+        logger.exception("left-over container not removed", extra={"container": container.id})
 
 
 def _remove(engine: Engine, container_id: str) -> None:

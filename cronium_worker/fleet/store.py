@@ -7,6 +7,7 @@ answer got lost is made once.
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,22 +17,24 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 from redis import Redis
-from redis.backoff import ExponentialBackoff
 from redis.commands.core import Script as LuaScript
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
 
 from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, validation_message
 from cronium_worker.fleet.events import Body, Event, claim_body, now_iso, status_body
+from cronium_worker.fleet.patience import Patience
 from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Script
 
 CANCEL_CHANNEL = "cronium:cancel"
 INDEX_KEY = "cronium:jobs"
 _BLOCK_MS = 5000
 _READ_COUNT = 1000
-_PRUNE_COUNT = 1000
-_SCRIPTS = ("register", "claim", "renew", "write", "finish", "cancel", "refuse")
+_SCRIPTS = ("register", "sending", "claim", "adopt", "renew", "write", "retry", "finish", "reclaim", "cancel", "refuse")
+# Jobs that somebody has to look after, by the time (ms) at which to look next: until their result is with Celery.
+ACTIVE_KEY = "cronium:active"
+# A message that nobody has taken by then may be lost.
+FIRST_LOOK_S = 5
+# A worker that has had a job for this many leases did not die of it.
+SETTLED_LEASES = 1 / 3
 
 Outcome = Literal["missing", "finished", "busy"]
 CancelOutcome = Literal["finished", "cancelled", "requested"]
@@ -41,34 +44,35 @@ def record_key(job_id: str) -> str:
     return f"cronium:job:{{{job_id}}}"
 
 
-def _keys(job_id: str) -> list[str]:
+def job_keys(job_id: str) -> list[str]:
     key = record_key(job_id)
     return [key, f"{key}:events", f"{key}:secrets"]
 
 
-def connect(url: str, *, retries: int = 3) -> "Redis":
-    """A client that tries again over a lost connection: 3 times for callers (under a second), more for workers.
+def connect(url: str, *, retries: int = 3, read_timeout_s: float = _BLOCK_MS / 1000 + 10) -> "Redis":
+    """A client that tries again over a lost connection, and while Redis can do nothing for a time (Patience):
+    3 times for callers (under a second, or one read timeout), more for workers: 300 are ten minutes.
 
-    The read timeout is longer than any blocking read, so that a dead link is noticed.
+    The read timeout must be longer than any blocking read: it is how a dead link is noticed.
     """
     return Redis.from_url(
         url,
         decode_responses=True,
-        retry=Retry(ExponentialBackoff(cap=2, base=0.05), retries),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
-        socket_timeout=_BLOCK_MS / 1000 + 10,
+        retry=Patience(retries),
+        socket_timeout=read_timeout_s,
         socket_connect_timeout=5,
         health_check_interval=30,
     )
 
 
-class Standing(NamedTuple):
-    """What a record says of its job, as far as others than its worker need it. `lapsed_s`: seconds since the
-    end of its worker's lease, negative while it is live; None when nobody has the job."""
+class Sending(NamedTuple):
+    """What a message for a job needs. `message`: Celery's options of the first one (links, chord, …)."""
 
-    status: str
-    attempt: int
-    lapsed_s: float | None
+    task_id: str
+    queue: str
+    priority: int
+    type: str
+    message: dict[str, Any]
 
 
 class Progress(NamedTuple):
@@ -92,7 +96,12 @@ class Claim:
     created_at: str
     queued_at: str
     cancel_requested: bool = False
+    faults: int = 0  # of the fleet, that have cost the job an attempt
+    failures: int = 0  # of the script, that were retried
+    sent_at_ms: int = 0
     progress: Progress | None = None  # of an attempt that is adopted
+    adoptions: int = 0  # in a row, each after the death of a worker
+    taken_s: float = field(default_factory=time.monotonic)
     _writes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -102,7 +111,7 @@ class JobStore:
 
     def __init__(self, redis: "Redis", *, result_ttl_s: int, lease_ttl_s: float = 30) -> None:
         self.redis = redis
-        self._ttl_s = result_ttl_s
+        self.result_ttl_s = result_ttl_s
         self._lease_ms = int(lease_ttl_s * 1000)
         folder = files("cronium_worker.fleet") / "lua"
         common = (folder / "common.lua").read_text()
@@ -110,15 +119,17 @@ class JobStore:
             name: redis.register_script(common + (folder / f"{name}.lua").read_text()) for name in _SCRIPTS
         }
 
-    def _run(self, script: str, job_id: str, *arguments: str | int) -> Any:
-        return self._scripts[script](keys=_keys(job_id), args=arguments)
+    def run(self, script: str, job_id: str, *arguments: str | int) -> Any:
+        """One of the scripts in lua/ on a job's keys: for this package alone."""
+        return self._scripts[script](keys=job_keys(job_id), args=arguments)
 
     # ---- callers
 
-    def register(self, job: Job, *, task_id: str, queue: str) -> bool:
+    def register(self, job: Job, *, task_id: str, queue: str, message: Mapping[str, Any] = {}) -> bool:
         """Write the record of a new job, `pending`. False: the same job was registered before.
 
-        Raises JobConflict when another job has this id.
+        `message`: JSON of the message's own, in case it must be sent again. Raises JobConflict when another job has
+        this id.
         """
         created_at = now_iso()
         text = job.to_json(secrets=False)
@@ -128,14 +139,20 @@ class JobStore:
             "task_id": task_id,
             "queue": queue,
             "type": job.script.type,
+            "priority": str(job.priority),
+            "message": json.dumps(message),
             "created_at": created_at,
             "queued_at": created_at,
         }
         body = status_body("pending", "waiting for a worker", attempt=1, host=None)
         secrets = json.dumps(job.secrets) if job.secrets else ""
-        self.redis.zadd(INDEX_KEY, {job.id: _epoch_ms(created_at)}, nx=True)
+        now = epoch_ms(created_at)
+        with self.redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(INDEX_KEY, {job.id: now}, nx=True)
+            pipe.zadd(ACTIVE_KEY, {job.id: now + FIRST_LOOK_S * 1000}, nx=True)
+            pipe.execute()
         flat = [part for pair in fields.items() for part in pair]
-        existing = self._run("register", job.id, secrets, body.text, *flat)
+        existing = self.run("register", job.id, secrets, body.text, *flat)
         # The secrets of a job that has ended are gone: then there is nothing to compare.
         if existing and (existing[0] != text or existing[1] not in ("", secrets)):
             raise JobConflict(f"id: {job.id} is taken by another job; choose a new id")
@@ -160,7 +177,7 @@ class JobStore:
         """The events there are now. Raises JobNotFound."""
         self.result(job_id)
         last = "-"
-        while entries := cast(Any, self.redis.xrange(_keys(job_id)[1], min=last, count=_READ_COUNT)):
+        while entries := cast(Any, self.redis.xrange(job_keys(job_id)[1], min=last, count=_READ_COUNT)):
             for entry_id, fields in entries:
                 last = f"({entry_id}"
                 yield json.loads(fields["event"])
@@ -171,7 +188,7 @@ class JobStore:
         Reads the stream alone, which has every event once and in order. Raises JobNotFound.
         """
         self.result(job_id)
-        events_key = _keys(job_id)[1]
+        events_key = job_keys(job_id)[1]
         while True:
             reply = cast(Any, self.redis.xread({events_key: after}, count=_READ_COUNT, block=_BLOCK_MS))
             entries = _stream_entries(reply)
@@ -197,9 +214,11 @@ class JobStore:
             finished_at=finished_at,
         )
         body = status_body("cancelled", message, attempt=attempt, host=None, result=result.without_contents())
-        outcome = self._run("cancel", job_id, result.model_dump_json(), finished_at, body.text, self._ttl_s)
+        outcome = self.run("cancel", job_id, result.model_dump_json(), finished_at, body.text, self.result_ttl_s)
         if outcome == "missing":
             raise JobNotFound(f"no job {job_id}: its record has expired")
+        if outcome == "cancelled":
+            self.look_at(job_id, in_s=0)  # one that was to wait has no message that could bring its result to Celery
         return cast(CancelOutcome, outcome)
 
     def recent(self, count: int) -> list[dict[str, str]]:
@@ -215,15 +234,43 @@ class JobStore:
             self.redis.zrem(INDEX_KEY, *gone)
         return [{k: v for k, v in row.items() if v is not None} for row in rows if row["id"]]
 
+    def sending(self, job_id: str) -> Sending | None:
+        """To be asked right before a message for the job is sent again; None: it needs none now."""
+        reply = self.run("sending", job_id)
+        if not reply or reply[0] is None:
+            return None
+        task_id, queue, priority, kind, message = reply
+        return Sending(task_id, queue, int(priority or 5), kind, json.loads(message or "{}"))
+
+    def settle(self, job_id: str) -> None:
+        """The job's result is with whoever waits for it: nobody need look after it any more."""
+        self.redis.zrem(ACTIVE_KEY, job_id)
+
     # ---- workers
 
-    def claim(self, job_id: str, *, host: str) -> Claim | Outcome:
-        """Take the job's current attempt for this worker, or say why not."""
+    def claim(self, job_id: str, *, host: str, node: str = "") -> Claim | Outcome:
+        """Take the job's current attempt for this worker, or say why not. `node`: the worker's process."""
         claimant = uuid4().hex
-        reply = self._run("claim", job_id, claimant, host, claim_body(host).text, self._lease_ms)
+        reply = self.run("claim", job_id, claimant, host, node, claim_body(host).text, self._lease_ms)
+        return self._claimed(job_id, host, reply)
+
+    def adopt(self, job_id: str, *, attempt: int, host: str, node: str = "") -> Claim | Outcome:
+        """Take over an attempt of this host whose worker is known to be gone; `progress` says how far it had come.
+
+        `busy`: the attempt is not the current one, or not this host's.
+        """
+        reply = self.run("adopt", job_id, uuid4().hex, host, node, attempt, self._lease_ms)
+        claim = self._claimed(job_id, host, reply)
+        if isinstance(claim, Claim):
+            stdout, stderr, started_at, image, adoptions = reply[-5:]
+            claim.progress = Progress(int(stdout or 0), int(stderr or 0), started_at or None, image or None)
+            claim.adoptions = int(adoptions)
+        return claim
+
+    def _claimed(self, job_id: str, host: str, reply: list[Any]) -> Claim | Outcome:
         if reply[0] != "claimed":
             return cast(Outcome, reply[0])
-        _, token, attempt, job, secrets, created_at, queued_at, cancel = reply
+        _, token, attempt, job, secrets, created_at, queued_at, cancel, faults, failures, sent_at = reply[:11]
         claim = Claim(
             job=Job(id=job_id, script=Script(type="bash", content="")),
             token=token,
@@ -232,6 +279,9 @@ class JobStore:
             created_at=created_at,
             queued_at=queued_at,
             cancel_requested=bool(cancel),
+            faults=int(faults),
+            failures=int(failures),
+            sent_at_ms=int(sent_at),
         )
         try:
             claim.job = Job.model_validate({**json.loads(job), "secrets": json.loads(secrets or "{}")})
@@ -257,7 +307,9 @@ class JobStore:
         """Extend the leases of this worker's claims; one that was lost meanwhile is left alone."""
         with self.redis.pipeline(transaction=False) as pipe:
             for claim in claims:
-                self._scripts["renew"](keys=_keys(claim.job.id), args=[claim.token, self._lease_ms], client=pipe)
+                settled = time.monotonic() - claim.taken_s >= SETTLED_LEASES * self._lease_ms / 1000
+                arguments: list[str | int] = [claim.token, self._lease_ms, "1" if settled else ""]
+                self._scripts["renew"](keys=job_keys(claim.job.id), args=arguments, client=pipe)
             pipe.execute()
 
     def write(self, claim: Claim, bodies: Sequence[Body], fields: Mapping[str, str | int] = {}) -> bool:
@@ -267,12 +319,15 @@ class JobStore:
         """
         flat = [part for body in bodies for part in body]
         pairs = [part for pair in fields.items() for part in pair]
+        return bool(self._fenced("write", claim, len(bodies), *flat, *pairs) == "cancel")
+
+    def _fenced(self, script: str, claim: Claim, *arguments: str | int) -> str:
         with claim._lock:
             claim._writes += 1
-            outcome = self._run("write", claim.job.id, claim.token, claim._writes, len(bodies), *flat, *pairs)
+            outcome = cast(str, self.run(script, claim.job.id, claim.token, claim._writes, *arguments))
         if outcome == "lost":
             raise ClaimLost(f"job {claim.job.id} attempt {claim.attempt} is no longer this worker's")
-        return bool(outcome == "cancel")
+        return outcome
 
     def finish(self, claim: Claim, result: JobResult, message: str) -> None:
         """Write the terminal status, once; the secrets are gone with it. Raises ClaimLost."""
@@ -283,36 +338,33 @@ class JobStore:
             host=claim.host,
             result=result.without_contents(),
         )
-        with claim._lock:
-            claim._writes += 1
-            outcome = self._run(
-                "finish",
-                claim.job.id,
-                claim.token,
-                claim._writes,
-                result.status,
-                result.model_dump_json(),
-                result.finished_at or now_iso(),
-                body.text,
-                self._ttl_s,
-            )
-        if outcome == "lost":
-            raise ClaimLost(f"job {claim.job.id} attempt {claim.attempt} is no longer this worker's")
+        finished_at = result.finished_at or now_iso()
+        text = result.model_dump_json()
+        self._fenced("finish", claim, result.status, text, finished_at, body.text, self.result_ttl_s)
 
     def refuse(self, result: JobResult) -> None:
         """Record a job that was refused before it could be registered. A record of this id is left alone."""
         created_at, finished_at = result.created_at or now_iso(), result.finished_at or now_iso()
         message = result.error.message if result.error else "refused"
         body = status_body(result.status, message, attempt=1, host=None, result=result.without_contents())
-        self.redis.zadd(INDEX_KEY, {result.job_id: _epoch_ms(created_at)}, nx=True)
+        self.redis.zadd(INDEX_KEY, {result.job_id: epoch_ms(created_at)}, nx=True)
         text = result.model_dump_json()
-        self._run("refuse", result.job_id, result.job_id, created_at, text, finished_at, body.text, self._ttl_s)
+        self.run("refuse", result.job_id, result.job_id, created_at, text, finished_at, body.text, self.result_ttl_s)
 
-    def retry(self, claim: Claim, message: str) -> None:
-        """Give the job back as `pending` with the next attempt. Raises ClaimLost."""
-        attempt = claim.attempt + 1
+    def retry(
+        self, claim: Claim, message: str, *, delay_s: float = 0, fault: bool = False, failure: bool = False
+    ) -> None:
+        """Give the job back as `pending`, to be sent again in `delay_s` seconds: with the next attempt after a fault of
+        the fleet or a failure of the script, which are counted, else with the same one. Raises ClaimLost."""
+        attempt = claim.attempt + (fault or failure)
         body = status_body("pending", message, attempt=attempt, host=None)
-        self.write(claim, [body], {"status": "pending", "attempt": attempt, "queued_at": now_iso(), "lease": 0})
+        faults, failures = claim.faults + fault, claim.failures + failure
+        self._fenced("retry", claim, attempt, body.text, int(delay_s * 1000), faults, failures, now_iso())
+        self.look_at(claim.job.id, in_s=delay_s + FIRST_LOOK_S)
+
+    def look_at(self, job_id: str, *, in_s: float) -> None:
+        """When somebody has to look after the job next."""
+        self.redis.zadd(ACTIVE_KEY, {job_id: epoch_ms(now_iso()) + int(in_s * 1000)})
 
     def cancels(self) -> Any:
         """A subscription to the ids of jobs that are to end (redis.client.PubSub)."""
@@ -328,44 +380,8 @@ class JobStore:
             rows = pipe.execute()
         return {job_id for job_id, (cancel, status) in zip(job_ids, rows, strict=True) if cancel or status in TERMINAL}
 
-    # ---- housekeeping
 
-    def standing(self, job_ids: Sequence[str]) -> dict[str, Standing]:
-        """Where the jobs are; one without a record is left out."""
-        with self.redis.pipeline(transaction=False) as pipe:
-            for job_id in job_ids:
-                pipe.hmget(record_key(job_id), "status", "attempt", "lease")
-            pipe.time()
-            *rows, (seconds, microseconds) = pipe.execute()
-        now_s = seconds + microseconds / 1e6
-        return {
-            job_id: Standing(status, int(attempt), now_s - int(lease) / 1000 if lease and lease != "0" else None)
-            for job_id, (status, attempt, lease) in zip(job_ids, rows, strict=True)
-            if status
-        }
-
-    def forget_expired(self) -> int:
-        """Take jobs off the index whose records have expired; returns how many.
-
-        A record lives for the result's time to live after the job's end, so only older entries are looked at.
-        """
-        oldest = _epoch_ms(now_iso()) - self._ttl_s * 1000
-        forgotten = start = 0
-        while ids := cast("list[str]", self.redis.zrange(
-            INDEX_KEY, "-inf", oldest, byscore=True, offset=start, num=_PRUNE_COUNT
-        )):  # fmt: skip
-            with self.redis.pipeline(transaction=False) as pipe:
-                for job_id in ids:
-                    pipe.exists(record_key(job_id))
-                gone = [job_id for job_id, there in zip(ids, pipe.execute(), strict=True) if not there]
-            if gone:
-                self.redis.zrem(INDEX_KEY, *gone)
-            forgotten += len(gone)
-            start += len(ids) - len(gone)
-        return forgotten
-
-
-def _epoch_ms(iso: str) -> int:
+def epoch_ms(iso: str) -> int:
     return int(datetime.fromisoformat(iso).timestamp() * 1000)
 
 

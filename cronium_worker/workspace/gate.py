@@ -1,32 +1,89 @@
-"""The gate: the FIFO at which a started container waits for its job."""
+"""The gate: the FIFO at which a started container waits for its job, and the mark that it was opened."""
 
 import array
 import fcntl
 import os
 import termios
+import time
+from contextlib import suppress
 from pathlib import Path
 
 GATE_NAME = "gate"
+MARK_NAME = "released"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Gate:
     """Made by the worker in the control directory, which the container sees read-only.
 
     Held open for both reading and writing (fifo(7): that never blocks on Linux): the launcher's open returns
-    at once, its read waits until `open()`. When the worker dies, the launcher reads the end of the file.
+    at once, its read waits until `open()`. When the worker dies, the launcher reads the end of the file, or, if it
+    has not come so far, waits for the next worker.
+
+    The mark beside the gate decides whether a job was started: it is there, all at once, before the gate opens, and
+    a launcher that reads the end of the file goes through if it is. So without the mark the script was not
+    started and will not be; with it, it was, or will be once the next worker has opened the gate again.
     """
 
     def __init__(self, control: Path) -> None:
+        self._mark = control / MARK_NAME
         path = control / GATE_NAME
         os.mkfifo(path, 0o644)
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         os.fchmod(self._descriptor, 0o644)  # whatever the umask is: the container's user reads it
+        self._opened: tuple[float, str] | None = None
+        self._first = True
+
+    @classmethod
+    def left_by_another(cls, control: Path) -> "Gate":
+        """The gate that a worker which is gone has made; opened again if it was open. Raises OSError."""
+        gate = cls.__new__(cls)
+        gate._mark = control / MARK_NAME
+        gate._opened = None
+        gate._first = False
+        gate._descriptor = os.open(control / GATE_NAME, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            with suppress(FileNotFoundError):
+                at, boot = gate._mark.read_text().split()
+                gate._opened = (float(at), boot)
+                os.write(gate._descriptor, b"go\n")
+        except BaseException:
+            gate.close()
+            raise
+        return gate
+
+    @property
+    def released(self) -> bool:
+        return self._opened is not None
+
+    @property
+    def same_boot(self) -> bool:
+        """Whether the host has not been started anew since the gate was opened."""
+        return self._opened is not None and self._opened[1] == _boot_id()
+
+    def open_for_s(self) -> float:
+        """Seconds since the gate was opened first, by the time since the host's start: no step of a clock, no other
+        worker and no sleep of the machine gives a job more time."""
+        if self._opened is None or not self.same_boot:
+            return 0.0
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self._opened[0]
 
     def open(self) -> None:
+        """Raises OSError; then it may be open, or not, as the mark says."""
+        self._opened = (time.clock_gettime(time.CLOCK_BOOTTIME), _boot_id())
+        unfinished = self._mark.with_suffix(".tmp")
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(descriptor, 0o644)  # whatever the umask is
+            file.write(f"{self._opened[0]!r} {self._opened[1]}\n")
+        unfinished.rename(self._mark)
         os.write(self._descriptor, b"go\n")
 
     def passed(self) -> bool:
-        """Whether the launcher has gone through the gate after it was opened: nothing is left to read."""
+        """Whether the launcher has gone through the gate after it was opened: nothing is left to read. Of another
+        worker's gate only whether it was opened is known."""
+        if not self._first:
+            return self.released
         unread = array.array("i", [0])
         fcntl.ioctl(self._descriptor, termios.FIONREAD, unread)
         return unread[0] == 0
@@ -35,3 +92,7 @@ class Gate:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip()

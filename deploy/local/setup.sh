@@ -3,7 +3,7 @@
 #
 #   venv      .venv with the locked Python packages and this package in editable form
 #   services  Docker Engine, Redis and mmdebstrap from the distribution, each only if it is missing
-#   tests     what the tests run outside of containers: node, jq, openssl, docker-registry
+#   tests     what the tests run outside of containers: node, jq, openssl, docker-registry, RabbitMQ
 #   check     shellcheck
 #
 # Default: venv services. What is there is not touched, so a second call takes a fraction of a second.
@@ -141,6 +141,12 @@ setup_tests() {
     if ! has docker-registry; then
         apt_install "a registry" docker-registry
         stop_service docker-registry
+    fi
+    if ! [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; then
+        apt_install "RabbitMQ" rabbitmq-server
+        stop_service rabbitmq-server
+        # Erlang's port mapper stays behind and listens on all addresses; it refuses while others use it.
+        as_root epmd -kill >/dev/null 2>&1 || true
     fi
     has docker-compose || apt_install "Docker Compose" docker-compose
     has systemd-analyze || apt_install "systemd's checker" systemd

@@ -1,8 +1,10 @@
 """A runner in this process, on the real engine and the real Redis."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from cronium_worker.fleet.events import Event
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import Job, JobResult
 from cronium_worker.settings import Settings
-from cronium_worker.worker import make_host
+from cronium_worker.nodes import make_host
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Bench:
 
     runner: Runner
     store: JobStore
+    sent: defaultdict[str, SimpleQueue[None]]
     threads: list[threading.Thread] = field(default_factory=list)
 
     def register(self, **fields: Any) -> Job:
@@ -47,14 +50,20 @@ class Bench:
 
     def run(self, **fields: Any) -> Ran:
         job = self.register(**fields)
-        result = self.runner.run(job.id)
+        self.take(job)
+        result = self.store.result(job.id)
         assert isinstance(result, JobResult)
         return Ran(job, result, list(self.store.events(job.id)))
+
+    def take(self, job: Job) -> None:
+        """What a worker does with the job's messages, to its end."""
+        while self.runner.run(job.id) == "later":
+            self.sent[job.id].get(timeout=60)
 
     def start(self, **fields: Any) -> Job:
         """Run in the background; read the rest from the store."""
         job = self.register(**fields)
-        thread = threading.Thread(target=self.runner.run, args=(job.id,))
+        thread = threading.Thread(target=self.take, args=(job,))
         thread.start()
         self.threads.append(thread)
         return job
@@ -81,7 +90,12 @@ def make_bench(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) 
 
     def make(**changed: Any) -> Bench:
         settings = host.settings.model_copy(update=changed)
-        bench = Bench(Runner(Host(engine=host.engine, settings=settings), store), store)
+        sent: defaultdict[str, SimpleQueue[None]] = defaultdict(SimpleQueue)
+
+        def send(job_id: str) -> None:
+            sent[job_id].put(None)
+
+        bench = Bench(Runner(Host(engine=host.engine, settings=settings), store, send=send), store, sent)
         made.append(bench)
         return bench
 

@@ -14,6 +14,7 @@ from docker.models.containers import Container
 
 from cronium_worker.errors import DaemonError
 from cronium_worker.execution.sandbox import Host
+from cronium_worker.fleet.oversight import Oversight
 from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, connect, record_key
 from cronium_worker.janitor import Janitor, Sweep
 from cronium_worker.models import Job
@@ -117,7 +118,7 @@ def test_exactly_the_right_containers_go(
     lapsing.claim(lapsed.id, host=settings.host_name)
     lapsing.redis.close()
     planter.store.cancel(ended.id)
-    planter.store.retry(planter.claim(second), "again")
+    planter.store.retry(planter.claim(second), "again", fault=True)
     planter.claim(second)
     gone = {
         planter.container(running=True, job_id=lapsed.id, job_attempt="1"),
@@ -159,10 +160,10 @@ def test_a_lease_that_lapsed_a_moment_ago_may_be_renewed(planter: Planter, host:
     assert isinstance(claim, Claim)
     name = planter.container(running=True, job_id=job.id, job_attempt="1")
     janitor = Janitor(host.engine, lapsing, host.settings.model_copy(update={"orphan_retention": 2}))
-    wait_until(lambda: (lapsing.standing([job.id])[job.id].lapsed_s or 0) > 0)
+    wait_until(lambda: (Oversight(lapsing).standing([job.id])[job.id].lapsed_s or 0) > 0)
     assert janitor.sweep().removed["containers"] == []
     lapsing.renew([claim])
-    wait_until(lambda: (lapsing.standing([job.id])[job.id].lapsed_s or 0) > 2, timeout_s=10)
+    wait_until(lambda: (Oversight(lapsing).standing([job.id])[job.id].lapsed_s or 0) > 2, timeout_s=10)
     assert janitor.sweep().removed["containers"] == [name]
     lapsing.redis.close()
 

@@ -195,7 +195,7 @@ def test_what_waits_is_written_before_the_end(
 
 def test_who_lost_the_claim_hears_it(store: JobStore, claim: Claim, room: Room) -> None:
     writer = LogWriter(store, claim, chunk=100, buffer=10, on_room=room)
-    store.retry(claim, "again")
+    store.retry(claim, "again", fault=True)
     new = store.claim(claim.job.id, host="h2")
     assert isinstance(new, Claim)
 

@@ -15,7 +15,7 @@ from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound
 from cronium_worker.fleet import store as store_module
 from cronium_worker.fleet.cancels import CancelListener
 from cronium_worker.fleet.events import Event, claim_body, log_body, metrics_body, progress_body, status_body
-from cronium_worker.fleet.store import CANCEL_CHANNEL, INDEX_KEY, Claim, JobStore, Standing, connect, record_key
+from cronium_worker.fleet.store import CANCEL_CHANNEL, INDEX_KEY, Claim, JobStore, connect, record_key
 from cronium_worker.models import ErrorInfo, Job, JobResult, Output, OutputFile
 from tests.conftest import wait_until
 
@@ -170,7 +170,7 @@ def test_at_the_end_secrets_go_and_the_rest_expires(store: JobStore, job: Job, e
 def test_a_retry_gives_the_job_back_with_the_next_attempt(store: JobStore, job: Job) -> None:
     first = taken(store, job)
 
-    store.retry(first, "again in 1 s")
+    store.retry(first, "again in 1 s", fault=True)
 
     assert (store.record(job.id)["status"], store.record(job.id)["attempt"]) == ("pending", "2")
     second = taken(store, job, host="h2")
@@ -182,7 +182,7 @@ def test_a_retry_gives_the_job_back_with_the_next_attempt(store: JobStore, job: 
 
 
 def test_all_keys_of_a_job_are_in_one_slot(job: Job) -> None:
-    slots = {key_slot(key.encode()) for key in store_module._keys(job.id)}
+    slots = {key_slot(key.encode()) for key in store_module.job_keys(job.id)}
 
     assert len(slots) == 1
 
@@ -269,7 +269,7 @@ def test_of_claims_at_once_exactly_one_wins(store: JobStore, register: Callable[
 
 def test_who_lost_the_claim_can_write_nothing(store: JobStore, job: Job) -> None:
     old = taken(store, job)
-    store.retry(old, "again")
+    store.retry(old, "again", fault=True)
     new = taken(store, job, host="h2")
     before = events(store, job)
     record = store.record(job.id)
@@ -277,7 +277,7 @@ def test_who_lost_the_claim_can_write_nothing(store: JobStore, job: Job) -> None
     for write in (
         lambda: store.write(old, [log_body("stdout", "late")], {"status": "running"}),
         lambda: store.finish(old, outcome(job), "late"),
-        lambda: store.retry(old, "late"),
+        lambda: store.retry(old, "late", fault=True),
     ):
         with pytest.raises(ClaimLost):
             write()
@@ -297,7 +297,7 @@ def test_a_job_ends_once(store: JobStore, job: Job) -> None:
     with pytest.raises(ClaimLost):
         store.write(claim, [log_body("stdout", "late")])
     with pytest.raises(ClaimLost):
-        store.retry(claim, "again")
+        store.retry(claim, "again", fault=True)
 
     assert statuses(store, job) == ["pending", "preparing", "failed"]
     assert events(store, job)[-1]["status"] == "failed"
@@ -351,45 +351,13 @@ def test_an_end_that_is_sent_again_is_written_once(store: JobStore, job: Job) ->
 
 
 def test_a_claim_that_is_sent_again_is_the_same_claim(store: JobStore, job: Job) -> None:
-    arguments = ("claim", job.id, "claimant", "h1", claim_body("h1").text, 30_000)
+    arguments = ("claim", job.id, "claimant", "h1", "node", claim_body("h1").text, 30_000)
 
-    first, second = store._run(*arguments), store._run(*arguments)
+    first, second = store.run(*arguments), store.run(*arguments)
 
     assert first == second
     assert first[0] == "claimed"
     assert statuses(store, job) == ["pending", "preparing"]
-
-
-def test_a_lease_lives_until_it_lapses_and_as_long_as_it_is_renewed(store: JobStore, job: Job) -> None:
-    short = JobStore(store.redis, result_ttl_s=TTL_S, lease_ttl_s=0.2)
-    assert store.standing([job.id, "unknown"]) == {job.id: Standing("pending", 1, None)}
-    claim = short.claim(job.id, host="h1")
-    assert isinstance(claim, Claim)
-
-    def lapsed_s() -> float:
-        standing = store.standing([job.id])[job.id]
-        assert standing.lapsed_s is not None
-        return standing.lapsed_s
-
-    assert -0.2 <= lapsed_s() <= 0
-    wait_until(lambda: lapsed_s() > 0)
-    short.renew([claim])
-    assert -0.2 <= lapsed_s() <= 0
-    store.renew([claim])
-    assert lapsed_s() < -29
-
-
-def test_a_lease_ends_with_its_claim(store: JobStore, job: Job) -> None:
-    first = store.claim(job.id, host="h1")
-    assert isinstance(first, Claim)
-    store.retry(first, "again")
-    assert store.standing([job.id])[job.id] == Standing("pending", 2, None)
-    second = store.claim(job.id, host="h1")
-    assert isinstance(second, Claim)
-    store.renew([first])  # of a worker that does not know yet
-    store.finish(second, outcome(job), "completed")
-    store.renew([second])
-    assert store.standing([job.id])[job.id] == Standing("completed", 2, None)
 
 
 def test_a_cancel_that_is_asked_for_again_ends_it_once(store: JobStore, job: Job) -> None:
@@ -451,14 +419,14 @@ def test_of_a_job_that_a_worker_has_a_cancel_is_asked_for(store: JobStore, job: 
 def test_a_cancel_outlives_a_retry(store: JobStore, job: Job) -> None:
     claim = taken(store, job)
     store.cancel(job.id)
-    store.retry(claim, "again")
+    store.retry(claim, "again", fault=True)
 
     assert taken(store, job).cancel_requested is True
 
 
 def test_a_job_between_two_attempts_is_cancelled_at_once(store: JobStore, job: Job) -> None:
     claim = taken(store, job)
-    store.retry(claim, "again")
+    store.retry(claim, "again", fault=True)
 
     assert store.cancel(job.id) == "cancelled"
 
@@ -602,7 +570,7 @@ def test_following_a_job_that_expires_meanwhile_ends(
     follower = store.follow(job.id)
     next(follower)
 
-    store.redis.delete(*store_module._keys(job.id))
+    store.redis.delete(*store_module.job_keys(job.id))
 
     with pytest.raises(JobNotFound):
         next(follower)
@@ -673,7 +641,7 @@ def test_the_newest_jobs_come_first_and_expired_ones_are_forgotten(
 
 
 def _now_ms() -> int:
-    return store_module._epoch_ms(store_module.now_iso())
+    return store_module.epoch_ms(store_module.now_iso())
 
 
 def test_a_list_shows_no_private_part(store: JobStore, register: Callable[..., Job]) -> None:

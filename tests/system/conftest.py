@@ -13,6 +13,7 @@ import pytest
 from cronium_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.rig import rig
+from tests.system.local_host import LocalHost
 
 __all__ = ["rig"]
 
@@ -86,3 +87,29 @@ def fleet(
     yield fleet
     assert fleet.stop() == 0
     assert leftovers() == []
+
+
+@pytest.fixture
+def make_host(
+    settings: Settings, tmp_path: Path, leftovers: Callable[[], list[str]]
+) -> Iterator[Callable[[], LocalHost]]:
+    """Hosts of a test on this machine's engine. Nothing of theirs is left after it."""
+    made: list[LocalHost] = []
+
+    def make() -> LocalHost:
+        path = tmp_path / f"host-{len(made) + 1}"
+        path.mkdir()
+        made.append(LocalHost(settings, path))
+        return made[-1]
+
+    yield make
+    for host in made:
+        host.close()
+    for host in made:
+        host.remove_containers()
+        assert not list(host.base_path.glob("*/sandboxes/*"))
+
+
+@pytest.fixture
+def host(make_host: Callable[[], LocalHost]) -> LocalHost:
+    return make_host()

@@ -378,7 +378,7 @@ def test_the_launcher_ends_when_its_worker_is_gone(started: Any, sh: list[str]) 
 
     waiting.gate.close()
 
-    assert waiting.end() == (0, "", "")
+    assert waiting.end() == (75, "", "")
 
 
 @SH

@@ -1,6 +1,7 @@
--- ARGV: claimant (unique to this call), host, body of the preparing event without attempt, lease in milliseconds.
--- Returns {outcome, token, attempt, job, secrets, created_at, queued_at, cancel}.
-local status, claimant, token, attempt = unpack(redis.call('HMGET', record, 'status', 'claimant', 'token', 'attempt'))
+-- ARGV: claimant (unique to this call), host, node, body of the preparing event without attempt, lease in milliseconds.
+-- Returns {outcome, token, attempt, job, secrets, created_at, queued_at, cancel, faults, failures, sent_at}.
+local status, claimant, token, attempt, due_at =
+  unpack(redis.call('HMGET', record, 'status', 'claimant', 'token', 'attempt', 'due_at'))
 if not status then
   return { 'missing' }
 end
@@ -8,14 +9,12 @@ if TERMINAL[status] then
   return { 'finished' }
 end
 if claimant ~= ARGV[1] then
-  if status ~= 'pending' then
+  -- Another worker has it, or it is to wait; whoever waits for it sends it again.
+  if status ~= 'pending' or tonumber(due_at or 0) > now_ms() then
     return { 'busy' }
   end
-  token = redis.call('HINCRBY', record, 'token', 1)
-  redis.call('HSET', record, 'status', 'preparing', 'claimant', ARGV[1], 'host', ARGV[2], 'writes', 0)
-  lease(ARGV[4])
-  emit('status', ARGV[3] .. ',"attempt":' .. attempt .. '}')
+  token = take(ARGV[1], ARGV[3], ARGV[5])
+  redis.call('HSET', record, 'status', 'preparing', 'host', ARGV[2])
+  emit('status', ARGV[4] .. ',"attempt":' .. attempt .. '}')
 end
-local job, created_at, queued_at, cancel =
-  unpack(redis.call('HMGET', record, 'job', 'created_at', 'queued_at', 'cancel'))
-return { 'claimed', tostring(token), attempt, job, redis.call('GET', secrets) or '', created_at, queued_at, cancel or '' }
+return claimed(token)

@@ -13,10 +13,15 @@ local function emit(kind, body)
   end
 end
 
--- The claim is this worker's until then, unless it renews it. By Redis's own clock: hosts' clocks differ.
-local function lease(ttl_ms)
+-- Redis's own clock: hosts' clocks differ.
+local function now_ms()
   local time = redis.call('TIME')
-  redis.call('HSET', record, 'lease', time[1] * 1000 + math.floor(time[2] / 1000) + ttl_ms)
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The claim is this worker's until then, unless it renews it.
+local function lease(ttl_ms)
+  redis.call('HSET', record, 'lease', now_ms() + ttl_ms)
 end
 
 -- 'ok' when the writer still owns the attempt and this write is new, 'done' when it was made before
@@ -43,4 +48,31 @@ local function finish(status, result, finished_at, body, ttl)
   redis.call('DEL', secrets)
   redis.call('EXPIRE', record, ttl)
   redis.call('EXPIRE', events, ttl)
+end
+
+-- Makes a worker the owner; returns its token.
+local function take(claimant, node, ttl_ms)
+  redis.call('HSET', record, 'claimant', claimant, 'node', node, 'writes', 0)
+  lease(ttl_ms)
+  return redis.call('HINCRBY', record, 'token', 1)
+end
+
+local function claimed(token)
+  local reply = redis.call(
+    'HMGET', record, 'attempt', 'job', 'created_at', 'queued_at', 'cancel', 'faults', 'failures', 'sent_at'
+  )
+  local attempt, job, created_at, queued_at, cancel, faults, failures, sent_at = unpack(reply)
+  return {
+    'claimed', tostring(token), attempt, job, redis.call('GET', secrets) or '', created_at, queued_at,
+    cancel or '', faults or '0', failures or '0', sent_at or '0',
+  }
+end
+
+-- Back to `pending`: the next attempt, or the same one when its script was never started.
+local function again(attempt, body, delay_ms, faults, failures, queued_at)
+  redis.call('HDEL', record, 'lease', 'started_at', 'image', 'stdout_offset', 'stderr_offset', 'adoptions',
+    'detached')
+  redis.call('HSET', record, 'status', 'pending', 'attempt', attempt, 'faults', faults, 'failures', failures,
+    'queued_at', queued_at, 'due_at', now_ms() + delay_ms)
+  emit('status', body)
 end

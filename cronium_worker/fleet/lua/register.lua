@@ -4,7 +4,8 @@ local existing = redis.call('HGET', record, 'job')
 if existing then
   return { existing, redis.call('GET', secrets) or '' }
 end
-redis.call('HSET', record, 'status', 'pending', 'attempt', 1, 'token', 0, 'writes', 0, 'seq', 0, unpack(ARGV, 3))
+redis.call('HSET', record, 'status', 'pending', 'attempt', 1, 'token', 0, 'writes', 0, 'seq', 0,
+  'sent_at', now_ms(), unpack(ARGV, 3))
 if ARGV[1] ~= '' then
   redis.call('SET', secrets, ARGV[1])
 end

@@ -52,7 +52,9 @@ def redis_image(client: docker.DockerClient) -> str:
     digest = _digest(base.id, _REDIS)
     if not _is_made_of(client, REDIS, digest):
         file, arguments = io.BytesIO(_REDIS.encode()), {"BASE": base.tags[0]}
-        client.images.build(fileobj=file, tag=REDIS, buildargs=arguments, labels={_DIGEST: digest}, rm=True)
+        old = client.images.list(name=REDIS)
+        image, _ = client.images.build(fileobj=file, tag=REDIS, buildargs=arguments, labels={_DIGEST: digest}, rm=True)
+        _discard(client, old, image)
     return REDIS
 
 
@@ -106,17 +108,16 @@ def _build(
         rm=True,
         forcerm=True,
     )
-    for each in old:
-        if each.id != image.id:
-            _discard(client, str(each.id))
+    _discard(client, old, image)
     return image
 
 
-def _discard(client: docker.DockerClient, image_id: str) -> None:
-    try:
-        client.images.remove(image_id)
-    except APIError:  # what is built on it keeps it
-        return
+def _discard(client: docker.DockerClient, old: list[Image], image: Image) -> None:
+    """The images that have just lost their name to this one."""
+    for each in old:
+        if each.id != image.id:
+            with suppress(APIError):  # what is built on it keeps it
+                client.images.remove(each.id)
 
 
 def _python_version(client: docker.DockerClient, image: Image) -> str:

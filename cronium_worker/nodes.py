@@ -1,0 +1,222 @@
+"""The two kinds of nodes of a host, as Celery boot steps: one runs jobs, the other keeps the host in order."""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from celery import bootsteps
+from celery.signals import worker_ready, worker_shutdown
+from celery.worker.control import control_command
+from kombu.exceptions import KombuError, OperationalError
+
+from cronium_worker import __version__
+from cronium_worker.agent import Agent
+from cronium_worker.app import app
+from cronium_worker.engine.client import Engine
+from cronium_worker.engine.images import ImageManager
+from cronium_worker.engine.inventory import engine_facts, own_containers
+from cronium_worker.engine.network import ensure_network
+from cronium_worker.errors import ConfigurationError
+from cronium_worker.execution.runner import Runner
+from cronium_worker.execution.sandbox import Host
+from cronium_worker.fleet.cancels import CancelListener
+from cronium_worker.fleet.heartbeat import Heartbeat
+from cronium_worker.fleet.oversight import Oversight
+from cronium_worker.housekeeping import hosts, send, waiting_messages
+from cronium_worker.intake import Intake
+from cronium_worker.janitor import Janitor
+from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
+from cronium_worker.schedule import CLEANUP, PREPULL
+from cronium_worker.settings import Settings, get_settings
+from cronium_worker.stopping import Drain
+from cronium_worker.tasks import execute_job, make_store
+from cronium_worker.watchdog import Watchdog
+from cronium_worker.workspace.space import room
+
+logger = logging.getLogger(__name__)
+
+# A job that runs goes on while Redis is away: its worker tries again for about ten minutes.
+_REDIS_RETRIES = 300
+# Beats in the time after which a silent node counts as gone; a lease is renewed with each.
+_BEATS = 6
+_SWEEP_FOR_ROOM_EVERY_S = 60
+
+
+def install(celery: Any) -> None:
+    """Let the workers of this process have our boot steps."""
+    celery.steps["worker"].update({JobsStep, AgentStep})
+
+
+def make_host(settings: Settings) -> Host:
+    """Connect to the engine and make this host fit for jobs. Raises ConfigurationError, NetworkError."""
+    profile = settings.security.seccomp_profile
+    try:
+        seccomp = profile.read_text() if profile else None
+    except OSError as error:
+        raise ConfigurationError(f"CRONIUM_SECURITY__SECCOMP_PROFILE: {error.strerror}: {profile}") from None
+    # Every slot may have a call and a stream under way.
+    engine = Engine(connections=2 * settings.concurrency + 4)
+    ensure_network(engine, fleet=settings.fleet)
+    return Host(engine=engine, settings=settings, seccomp=seccomp)
+
+
+class _Node(bootsteps.StartStopStep):
+    """One kind of node: started before it consumes, ended after its last task."""
+
+    abstract = True
+    requires = ("celery.worker.components:Pool",)
+    node: str
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self.enabled = worker.hostname.startswith(f"{self.node}@")
+        self._settings = get_settings()
+
+    def start(self, worker: Any) -> None:
+        self.set_up(worker)
+        self.heartbeat = Heartbeat(self.beat, every_s=self._settings.lease_ttl / _BEATS)
+        self.heartbeat.start()
+        app.beat_soon = self.heartbeat.soon
+        worker_ready.connect(self._ready, weak=False)
+        # Not in stop(): that is called while the last tasks are still running.
+        worker_shutdown.connect(self._shut_down, weak=False)
+
+    def _ready(self, **_: Any) -> None:
+        self.ready()
+
+    def _shut_down(self, **_: Any) -> None:
+        self.heartbeat.stop()
+        hosts().leave(self._settings.host_name, self.node)
+        self.tear_down()
+
+    def set_up(self, worker: Any) -> None:
+        raise NotImplementedError
+
+    def beat(self) -> None:
+        raise NotImplementedError
+
+    def ready(self) -> None:
+        """Celery has installed its signal handlers."""
+
+    def tear_down(self) -> None:
+        raise NotImplementedError
+
+
+class JobsStep(_Node):
+    """A node that runs jobs."""
+
+    node = JOBS_NODE
+
+    def set_up(self, worker: Any) -> None:
+        settings = self._settings
+        store = make_store(retries=_REDIS_RETRIES)
+        self._worker = worker
+        self._queues = tuple(worker.app.amqp.queues.consume_from)
+        self._host = make_host(settings)
+        self._places = [settings.base_path, Path(engine_facts(self._host.engine)["root"])]
+        self._node_id = uuid4().hex
+        self._runner = Runner(self._host, store, node=self._node_id, send=_send_again)
+        self._oversight = Oversight(make_store())
+        self._listener = CancelListener(store, active=self._runner.active.ids, cancel=self._runner.active.cancel)
+        self._intake = Intake(worker, self._queues)
+        self._stopping = False
+        self._drain = Drain(
+            worker, self._runner.active, timeout_s=settings.drain_timeout, close_intake=self._close_intake
+        )
+        self._watchdog = Watchdog(self._messages, patience_s=2 * settings.lease_ttl)
+        self._swept_at = float("-inf")
+        self._listener.start()
+        self._adopt()
+        app.runner = self._runner
+
+    def _adopt(self) -> None:
+        """What the worker before has left goes on. Before the first beat tells of this process: from then on the
+        jobs of the one before are anybody's."""
+        settings = self._settings
+        for container in own_containers(self._host.engine, fleet=settings.fleet, host=settings.host_name):
+            self._runner.adopt(container)
+
+    def ready(self) -> None:
+        self._drain.handle_signals()
+
+    def _close_intake(self) -> None:
+        self._stopping = True
+        self._intake.set(is_open=False)
+        self.heartbeat.soon()
+
+    def _messages(self) -> int:
+        try:
+            return sum(map(waiting_messages, self._queues))
+        except (OperationalError, KombuError):
+            return 0  # then nobody can be taking any
+
+    def beat(self) -> None:
+        self._runner.renew_leases()
+        rooms = [found for found in map(room, self._places) if found is not None]
+        shortages = [found.shortage(min_free_bytes=self._settings.min_free_disk) for found in rooms]
+        running = len(self._runner.active.ids())
+        report = {
+            "fleet": self._settings.fleet,
+            "version": __version__,
+            "node": self._node_id,
+            "pid": os.getpid(),
+            "slots": self._worker.concurrency,
+            "running": running,
+            "queues": self._queues,
+            "taking_jobs": self._intake.is_open,
+            "stopping": self._stopping,
+            "no_room": "; ".join(filter(None, shortages)),
+            "free_bytes": {str(found.path): found.free_bytes for found in rooms},
+        }
+        drained = hosts().beat(self._settings.host_name, self.node, report)
+        if self._intake.set(is_open=not (drained or report["no_room"] or self._stopping)):
+            self.heartbeat.soon()  # whoever has asked for it reads the next report
+        if report["no_room"] and time.monotonic() - self._swept_at > _SWEEP_FOR_ROOM_EVERY_S:
+            self._swept_at = time.monotonic()
+            send(CLEANUP, self._settings.host_name)
+        self._oversight.note_taken(self._runner.newest_taken())
+        free = self._intake.is_open and running < self._worker.concurrency
+        if self._watchdog.starves(free=free, taken=self._runner.taken):
+            logger.critical("jobs are waiting and this node takes none: it ends, to be started again")
+            self._drain.give_up()
+
+    def tear_down(self) -> None:
+        self._listener.stop()
+        self._host.engine.close()
+
+
+def _send_again(job_id: str) -> None:
+    try:
+        execute_job.send_again(job_id)
+    except Exception:
+        logger.exception("message not sent", extra={"job_id": job_id})  # recovery does it later
+
+
+class AgentStep(_Node):
+    """A node that keeps its host in order."""
+
+    node = AGENT_NODE
+
+    def set_up(self, worker: Any) -> None:
+        self._engine = Engine()
+        janitor = Janitor(self._engine, make_store(), self._settings)
+        images = ImageManager(self._engine, self._settings.registry)
+        self._agent = Agent(self._engine, images, janitor, hosts(), self._settings)
+        app.agent = self._agent
+        send(PREPULL, self._settings.host_name)  # a host that joins need not wait for the next turn
+
+    def beat(self) -> None:
+        self._agent.beat()
+
+    def tear_down(self) -> None:
+        self._engine.close()
+
+
+@control_command()
+def beat(state: Any) -> dict[str, str]:
+    """Beat now: what the registry says of this host has changed."""
+    app.beat_soon()
+    return {"ok": "beating"}

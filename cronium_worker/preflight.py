@@ -1,0 +1,102 @@
+"""Whether the Redis of a fleet can keep its promise: looked at before a worker starts, and by `cronium doctor`."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
+
+from cronium_worker.errors import ConfigurationError
+from cronium_worker.fleet.patience import will_pass
+from cronium_worker.fleet.store import connect
+from cronium_worker.settings import Settings, without_password
+
+logger = logging.getLogger(__name__)
+
+# A Redis that loads its data or that is started together with the worker is waited for: 20 seconds.
+_RETRIES = 10
+# What our own scripts do: a write after TIME needs Redis 5, streams as well.
+_CANARY = """
+local time = redis.call('TIME')
+redis.call('HSET', KEYS[1], 'at', time[1])
+redis.call('XADD', KEYS[2], '*', 'event', '')
+redis.call('PUBLISH', KEYS[1], time[1])
+redis.call('DEL', KEYS[1], KEYS[2])
+"""
+_CANARY_KEYS = ("cronium:{canary}", "cronium:{canary}:events")
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """What a Redis says of itself. None: it does not say (some providers hide it)."""
+
+    version: str | None
+    eviction: str | None
+    memory_limit_bytes: int | None
+    append_only: bool | None
+
+    @property
+    def evicts(self) -> bool:
+        """Whether it forgets keys when its memory is full. Without a limit it never is, whatever its policy."""
+        return bool(self.memory_limit_bytes) and self.eviction not in (None, "noeviction")
+
+
+def look(redis: "Redis") -> RedisServer:
+    """Ask, and write something as a worker does. Raises redis errors."""
+    info: dict[str, Any] = {}
+    try:
+        info = redis.info()
+    except NoPermissionError:
+        redis.ping()
+    redis.eval(_CANARY, len(_CANARY_KEYS), *_CANARY_KEYS)
+    append_only = info.get("aof_enabled")
+    return RedisServer(
+        version=info.get("redis_version"),
+        eviction=info.get("maxmemory_policy"),
+        memory_limit_bytes=info.get("maxmemory"),
+        append_only=None if append_only is None else bool(append_only),
+    )
+
+
+def remedy(error: RedisError | OSError) -> str:
+    """What to do about a Redis that cannot be used."""
+    if isinstance(error, AuthenticationError):
+        return "set the user and password of this Redis in the address"
+    if isinstance(error, ReadOnlyError):
+        return "this is a replica: set the address of the primary"
+    if isinstance(error, ResponseError):
+        if "NOPERM" in str(error) or isinstance(error, NoPermissionError):
+            return "let this user run scripts, and read and write keys and channels cronium:*"
+        if will_pass(error):
+            return "give Redis more memory or disk, or wait until it is ready"
+        return "Redis 5 or newer is needed"
+    return "start Redis, or set the right address"
+
+
+def redis_addresses(settings: Settings) -> Iterator[tuple[str, str]]:
+    """The setting and the address of each Redis in which a lost key is a lost job."""
+    address = settings.redis_url.get_secret_value()
+    yield "CRONIUM_REDIS_URL", address
+    broker = settings.broker_url.get_secret_value() if settings.broker_url else address
+    if broker != address and broker.startswith(("redis://", "rediss://")):
+        yield "CRONIUM_BROKER_URL", broker
+
+
+def check_redis(settings: Settings) -> None:
+    """Raises ConfigurationError, one line with the remedy, when jobs would get lost or none could run."""
+    for name, address in redis_addresses(settings):
+        shown = f"{name}: {without_password(address)}"
+        try:
+            with connect(address, retries=_RETRIES) as redis:
+                server = look(redis)
+        except (RedisError, OSError) as error:
+            raise ConfigurationError(f"{shown}: {error}; {remedy(error)}") from None
+        if server.evicts:
+            raise ConfigurationError(
+                f"{shown}: maxmemory-policy {server.eviction} forgets jobs when memory is full; "
+                "set maxmemory-policy noeviction"
+            )
+        if server.append_only is False:
+            logger.warning("%s: without an append-only file a restart of Redis loses jobs; set appendonly yes", shown)

@@ -1,0 +1,105 @@
+"""What the engine itself saw of a fleet's containers: their starts and ends, and what they printed.
+
+Nothing of it comes from the code under test: a log line can get lost together with the bug that is looked for.
+"""
+
+import contextlib
+import threading
+import time
+from typing import Any
+
+import docker
+import requests
+
+from tests.chaos.fleet import ChaosHost
+from tests.chaos.history import Run
+
+_PAUSE_S = 0.05
+_TRANSPORT = (requests.exceptions.RequestException, docker.errors.DockerException, OSError, ValueError)
+
+
+class Witness:
+    """Watches one engine in threads of its own."""
+
+    def __init__(self, host: ChaosHost, *, fleet: str) -> None:
+        self._host = host
+        self._filters = {"type": "container", "event": ["start", "die"], "label": f"cronium.fleet={fleet}"}
+        self._since = time.time()
+        self._seen: set[tuple[str, int]] = set()
+        self._runs: dict[str, Run] = {}
+        self._readers: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._client: Any = None
+        self._thread = threading.Thread(target=self._watch, name="witness", daemon=True)
+        self._thread.start()
+
+    def runs(self) -> list[Run]:
+        with self._lock:
+            return list(self._runs.values())
+
+    def stop(self) -> None:
+        self._stopped.set()
+        for thread in [*self._readers, self._thread]:
+            thread.join(3)
+
+    def _watch(self) -> None:
+        """The engine's events; after a break from where it was: an engine remembers those since its start."""
+        while not self._stopped.is_set():
+            try:
+                with contextlib.closing(self._host.engine()) as client:
+                    client.api.timeout = None
+                    since = int(self._since) - 1
+                    for event in client.events(since=since, filters=self._filters, decode=True):
+                        self._note(event)
+                        if self._stopped.is_set():
+                            return
+            except _TRANSPORT:
+                self._stopped.wait(_PAUSE_S)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        key = (event["id"], event["timeNano"])
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        at = event["timeNano"] / 1e9
+        self._since = at
+        labels = event["Actor"]["Attributes"]
+        with self._lock:
+            if event["status"] == "die":
+                if event["id"] in self._runs:
+                    self._runs[event["id"]].ended = at
+                return
+            run = Run(
+                job_id=labels.get("cronium.job.id", ""),
+                attempt=int(labels.get("cronium.job.attempt", 0)),
+                host=labels["cronium.host"],
+                container=event["id"],
+                started=at,
+            )
+            self._runs[event["id"]] = run
+        reader = threading.Thread(target=self._read, args=(run,), name="witness of a log", daemon=True)
+        self._readers = [*(thread for thread in self._readers if thread.is_alive()), reader]
+        reader.start()
+
+    def _read(self, run: Run) -> None:
+        """The container's standard output, to its end; from the start again after a break."""
+        while not self._stopped.is_set():
+            try:
+                with contextlib.closing(self._host.engine()) as client:
+                    client.api.timeout = None
+                    text = b""
+                    logs = client.api.logs(run.container, stdout=True, stderr=False, stream=True, follow=True)
+                    for piece in logs:
+                        text += piece
+                        if len(text) >= len(run.text):
+                            run.text = text.decode()
+                    if run.ended is not None or client.api.inspect_container(run.container)["State"]["Status"] in (
+                        "exited", "dead", "removing",
+                    ):  # fmt: skip
+                        return
+            except docker.errors.NotFound:
+                return
+            except _TRANSPORT:
+                pass
+            self._stopped.wait(_PAUSE_S)

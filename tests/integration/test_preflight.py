@@ -1,0 +1,138 @@
+"""What a worker looks at before it starts: each reason to refuse, on a real Redis."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from cronium_worker import preflight
+from cronium_worker.errors import ConfigurationError
+from cronium_worker.preflight import check_redis
+from cronium_worker.settings import Settings
+from tests.own_redis import OwnRedis
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
+    redis = OwnRedis(tmp_path_factory.mktemp("redis"))
+    redis.start()
+    yield redis
+    redis.kill()
+
+
+@pytest.fixture
+def fit(server: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnRedis]:
+    """As it should be before each test and after it."""
+    monkeypatch.setattr(preflight, "_RETRIES", 0)
+    yield server
+    with server.client() as redis:
+        redis.config_set("maxmemory", 0)
+        redis.config_set("maxmemory-policy", "noeviction")
+        redis.config_set("appendonly", "yes")
+        redis.replicaof("NO", "ONE")
+        redis.acl_deluser("guest")
+
+
+def settings(address: str, broker: str | None = None) -> Settings:
+    return Settings.model_validate({"redis_url": address, "broker_url": broker})
+
+
+def refusal(address: str, broker: str | None = None) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        check_redis(settings(address, broker))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_fit_redis_is_taken_without_a_word(fit: OwnRedis, caplog: pytest.LogCaptureFixture) -> None:
+    check_redis(settings(fit.url))
+    assert caplog.records == []
+    with fit.client() as redis:
+        assert redis.keys("*canary*") == []
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_one_that_forgets_keys(fit: OwnRedis, policy: str) -> None:
+    with fit.client() as redis:
+        redis.config_set("maxmemory-policy", policy)
+        check_redis(settings(fit.url))  # never full
+        redis.config_set("maxmemory", "100mb")
+    assert refusal(fit.url) == (
+        f"CRONIUM_REDIS_URL: {fit.url}: maxmemory-policy {policy} forgets jobs when memory is full; "
+        "set maxmemory-policy noeviction"
+    )
+
+
+def test_the_brokers_own(fit: OwnRedis, redis_url: str) -> None:
+    with fit.client() as redis:
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        redis.config_set("maxmemory", "100mb")
+    assert refusal(redis_url, broker=fit.url).startswith(f"CRONIUM_BROKER_URL: {fit.url}: maxmemory-policy")
+
+
+def test_one_without_an_append_only_file_is_taken_with_a_warning(
+    fit: OwnRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fit.client() as redis:
+        redis.config_set("appendonly", "no")
+    with caplog.at_level(logging.WARNING):
+        check_redis(settings(fit.url))
+    assert "set appendonly yes" in caplog.text
+
+
+def test_a_replica(fit: OwnRedis) -> None:
+    with fit.client() as redis:
+        redis.replicaof("127.0.0.1", 1)
+    assert "set the address of the primary" in refusal(fit.url)
+
+
+def test_a_full_one(fit: OwnRedis) -> None:
+    fit.limit_memory(1)
+    assert "more memory" in refusal(fit.url)
+
+
+def test_a_wrong_password_that_is_not_shown(fit: OwnRedis) -> None:
+    said = refusal(fit.url.replace("//", "//guest:sesame@"))
+    assert "set the user and password" in said
+    assert "sesame" not in said
+
+
+def test_a_user_who_may_not_write(fit: OwnRedis) -> None:
+    with fit.client() as redis:
+        redis.acl_setuser(
+            "guest",
+            enabled=True,
+            passwords=["+sesame"],
+            keys=["*"],
+            channels=["*"],
+            commands=["+@read", "+@connection", "+info"],
+        )
+    assert "let this user run scripts" in refusal(fit.url.replace("//", "//guest:sesame@"))
+
+
+def test_a_user_who_may_not_see_all_keys(fit: OwnRedis) -> None:
+    with fit.client() as redis:
+        redis.acl_setuser(
+            "guest", enabled=True, passwords=["+sesame"], keys=["other:*"], channels=["*"], commands=["+@all"]
+        )
+    assert "keys and channels cronium:*" in refusal(fit.url.replace("//", "//guest:sesame@"))
+
+
+def test_a_provider_that_hides_what_it_is(fit: OwnRedis, caplog: pytest.LogCaptureFixture) -> None:
+    with fit.client() as redis:
+        redis.acl_setuser(
+            "guest",
+            enabled=True,
+            passwords=["+sesame"],
+            keys=["*"],
+            channels=["*"],
+            commands=["+@all", "-info", "-config"],
+        )
+    check_redis(settings(fit.url.replace("//", "//guest:sesame@")))
+    assert caplog.records == []
+
+
+def test_one_that_does_not_answer(fit: OwnRedis) -> None:
+    said = refusal("redis://127.0.0.1:1/0")
+    assert "refused" in said
+    assert "start Redis, or set the right address" in said

@@ -1,0 +1,52 @@
+"""`cronium doctor --workers` tells nodes that take messages from such that only live."""
+
+import sys
+
+import pytest
+
+from tests.conftest import wait_until
+from tests.system.local_host import LocalHost
+
+
+def findings(host: LocalHost) -> tuple[int, dict[str, str]]:
+    """The exit code, and what is said of the host's queues and agent, by name."""
+    done = host.cronium("doctor", "--workers")
+    found = dict(line[5:].split(": ", 1) for line in done.stdout.splitlines())
+    return done.returncode, {name: text for name, text in found.items() if host.name in name}
+
+
+def consume(host: LocalHost, command: str, queue: str, node: str) -> None:
+    """Have a node stop consuming a queue, or start again: it lives and beats all the same."""
+    code = f"""
+from cronium_worker.app import app
+options = {{"destination": [{f"{node}@{host.name}"!r}], "reply": True, "timeout": 5}}
+print(app.control.{command}({queue!r}, **options))
+"""
+    told = host.process(sys.executable, "-c", code)
+    assert told.process.wait(20) == 0
+    assert "'ok'" in told.log.read_text()
+
+
+@pytest.mark.timeout(120)
+def test_what_takes_messages_and_what_only_lives(host: LocalHost) -> None:
+    host.start(concurrency=1)
+    jobs, agent = f"queue {host.queue}", f"agent of {host.name}"
+    well = {jobs: f"taken by {host.name}", agent: "takes messages"}
+    assert findings(host) == (0, well)
+
+    job = host.submit("sleep 20")
+    wait_until(lambda: (v := host.view()) and v.nodes["jobs"]["running"] == 1, what="the report of a full node")
+    assert findings(host) == (0, well | {jobs: f"{host.name}: all slots are taken"})
+    assert host.cronium("cancel", job).returncode == 0
+    wait_until(lambda: (v := host.view()) and v.nodes["jobs"]["running"] == 0, what="the report of a free node")
+
+    consume(host, "cancel_consumer", host.queue, "jobs")
+    code, found = findings(host)
+    assert (code, found[agent]) == (1, "takes messages")
+    assert found[jobs] == f"{host.name}: took no message → restart these workers: they live, and take no jobs"
+
+    consume(host, "add_consumer", host.queue, "jobs")
+    consume(host, "cancel_consumer", f"cronium.host.{host.name}", "agent")
+    code, found = findings(host)
+    assert (code, found[jobs]) == (1, f"taken by {host.name}")
+    assert found[agent] == "took no message → restart it: it lives, and takes no messages"
