@@ -61,7 +61,7 @@ def waiting_messages(queue: str) -> int:
 @app.task(name=RECOVER, ignore_result=True, send_events=False)
 def recover_lost_jobs() -> None:
     """Send again what got lost, and take jobs from workers and hosts that are gone. Any one agent does it for all."""
-    grace_s = get_settings().lease_ttl / 2
+    grace_s = get_settings().lease_ttl / 3
     recovery = Recovery(store(), hosts(), send=execute_job.send_again, waiting=waiting_messages, grace_s=grace_s)
     done = recovery.look()
     if done:

@@ -25,6 +25,8 @@ _LONGEST_WAIT_S = 60
 # Taken later than this after a younger message of the same list, a job's own message is gone.
 _OVERTAKEN_MS = 5000
 _UNSETTLED_S = 10
+# Who holds a job is looked at each time.
+_HELD_S = 0
 
 
 class Recovery:
@@ -67,7 +69,8 @@ class Recovery:
                 if waiting(standing.queue) == 0:
                     self._resend(job_id, "settled", done)
             elif standing.lapsed_s is not None:
-                again[job_id] = self._look_at_holder(job_id, standing, nodes, done)
+                again[job_id] = _HELD_S
+                self._look_at_holder(job_id, standing, nodes, done)
             elif standing.due_s < 0:
                 again[job_id] = -standing.due_s
             elif _is_lost(standing, taken, waiting):
@@ -78,19 +81,15 @@ class Recovery:
         self._oversight.look_again(again)
         return done
 
-    def _look_at_holder(self, job_id: str, standing: Standing, nodes: Mapping[str, str], done: Counter[str]) -> float:
-        """Returns in how many seconds to look again."""
+    def _look_at_holder(self, job_id: str, standing: Standing, nodes: Mapping[str, str], done: Counter[str]) -> None:
         now = nodes.get(standing.host, "")
         gone = bool(standing.node and now and now != standing.node)
         lapsed = standing.lapsed_s is not None and standing.lapsed_s > 0
-        if not gone and not lapsed:
-            self._oversight.clear([job_id])
-            return FIRST_LOOK_S
-        if not gone and self._oversight.suspect(job_id) < self._grace_s:
-            return FIRST_LOOK_S
+        if lapsed and not gone and self._oversight.suspect(job_id) < self._grace_s:
+            return
+        if lapsed or gone:
+            self._take(job_id, standing, gone=gone, done=done)
         self._oversight.clear([job_id])
-        self._take(job_id, standing, gone=gone, done=done)
-        return FIRST_LOOK_S
 
     def _take(self, job_id: str, standing: Standing, *, gone: bool, done: Counter[str]) -> None:
         why = f"the worker on {standing.host} was lost"

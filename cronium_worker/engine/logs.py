@@ -18,6 +18,8 @@ from cronium_worker.models import Stream
 
 _HEADER = struct.Struct(">BxxxL")
 _STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
+# In a stored log: the engine's own words on why it cannot read more of it.
+_ENGINE_ERROR = 3
 _READ_BYTES = 256 * 1024
 
 
@@ -34,7 +36,7 @@ class AttachedStream:
         self._socket.setblocking(False)
         self._pending: Callable[[], int] = getattr(self._socket, "pending", int)
         self._header = b""
-        self._stream: Stream = "stdout"
+        self._stream: Stream | None = "stdout"
         self._left = 0
         self.ended = False
 
@@ -69,14 +71,18 @@ class AttachedStream:
                 if len(self._header) < _HEADER.size:
                     break
                 kind, self._left = _HEADER.unpack(self._header)
-                self._stream = _STREAMS.get(kind, "stdout")
+                self._stream = self._named(kind)
                 self._header = b""
             piece = data[: self._left]
             if piece:
-                chunks.append((self._stream, bytes(piece)))
+                if self._stream is not None:
+                    chunks.append((self._stream, bytes(piece)))
                 self._left -= len(piece)
                 data = data[len(piece) :]
         return chunks
+
+    def _named(self, kind: int) -> Stream | None:
+        return _STREAMS.get(kind, "stdout")
 
     def close(self) -> None:
         with suppress(OSError):
@@ -95,13 +101,20 @@ class StoredLog(AttachedStream):
         super().__init__(ours)
         self._response = response
         self._whole = False
+        self._damaged = False
         self._thread = threading.Thread(target=self._copy, name="stored log", daemon=True)
         self._thread.start()
 
     @property
     def whole(self) -> bool:
         """Whether the stream has ended as the engine meant it to end. True at the earliest with `ended`."""
-        return self.ended and self._whole and self._left == 0 and not self._header
+        return self.ended and self._whole and not self._damaged and self._left == 0 and not self._header
+
+    def _named(self, kind: int) -> Stream | None:
+        if kind == _ENGINE_ERROR:
+            self._damaged = True
+            return None
+        return super()._named(kind)
 
     def _copy(self) -> None:
         # The body ends in the middle when the engine dies, the socket when the reader is closed.

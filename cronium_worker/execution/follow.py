@@ -283,9 +283,11 @@ class Follower:
             pause_s = min(2 * pause_s, _PAUSES_S[1])
 
     def _answer(self) -> ContainerState:
-        state = self._sandbox.state()
+        state, history = self._sandbox.state(), self._sandbox.history()
+        if history.restarted:
+            # What it had read of an unfinished line is in nobody's memory now.
+            self._log.lost("the Docker Engine was restarted")
         if not state.running:
-            history = self._sandbox.history()
             self._over()
             if self._watch.cause is None and history.restarted:
                 _raise_if_lost(state, live_restore=history.live_restore)

@@ -12,6 +12,7 @@ from cronium_worker.models import LogSummary, Stream
 _REPLACEMENT = "\ufffd".encode()
 # What the engine's local driver stores beside the bytes of a line: frame, stream, time (protobuf).
 _STORED_PER_LINE = 28
+_LINE_BYTES = 64 * 1024
 
 
 def _decoder() -> codecs.IncrementalDecoder:
@@ -20,21 +21,45 @@ def _decoder() -> codecs.IncrementalDecoder:
 
 @dataclass
 class _State:
+    """One of the streams, by positions in the stored log."""
+
     masker: StreamMasker
     start: int = 0  # bytes whose text another worker has given out
     decoder: codecs.IncrementalDecoder = field(default_factory=_decoder)
     source: int = 0  # where the stream stands that is read now
     read: int = 0  # how far any stream has been read
-    checksum: int = 0  # of what has been read, and of what is read again
+    line_at: int = 0  # where the unfinished line begins, which the engine has in its memory alone
+    line: bytes = b""
+    checksum: int = 0  # of all before it, and of what was read again of that
     again: int = 0
+    unstored: int = 0  # bytes that were printed, and are not in the stored log
     lines: int = 0
     last: bytes = b"\n"
     cut: bool = False  # by the cap
 
     @property
     def offset(self) -> int:
-        """Bytes of the raw stream whose text has been given out."""
-        return self.read - self.masker.held_bytes - len(self.decoder.getstate()[0])
+        """Bytes of the stored stream whose text has been given out."""
+        return max(0, self.read - self.masker.held_bytes - len(self.decoder.getstate()[0]))
+
+    def add(self, data: bytes) -> None:
+        """Count what was not read before."""
+        self.source += len(data)
+        self.read += len(data)
+        self.lines += data.count(b"\n")
+        self.last = data[-1:]
+        self.line += data
+        finished = len(self.line) if len(self.line) > _LINE_BYTES else self.line.rfind(b"\n") + 1
+        if finished:
+            self.checksum = crc32(self.line[:finished], self.checksum)
+            self.line = self.line[finished:]
+            self.line_at = self.read - len(self.line)
+
+    def forget_line(self) -> None:
+        """The stored log goes on without what was read of the unfinished line."""
+        self.unstored += len(self.line)
+        self.source = self.read = self.line_at
+        self.line = b""
 
 
 class JobLog:
@@ -86,16 +111,11 @@ class JobLog:
             data = self._compare(state, data)
         if not data:
             return
-        state.source += len(data)
-        state.checksum = crc32(data, state.checksum)
-        state.lines += data.count(b"\n")
-        state.last = data[-1:]
         known = max(0, min(len(data), state.start - state.read))
-        state.read += len(data)
-        if known:
-            if not self._exact and _REPLACEMENT in data[:known]:
-                self.lost("the stored log has other bytes than were printed")
-            data = data[known:]
+        state.add(data)
+        if known and not self._exact and _REPLACEMENT in data[:known]:
+            self.lost("the stored log has other bytes than were printed")
+        data = data[known:]
         kept = data[: self._left]
         self._left -= len(kept)
         if len(kept) < len(data):
@@ -105,12 +125,22 @@ class JobLog:
 
     def _compare(self, state: _State, data: bytes) -> bytes:
         """What of the data was not read before. The rest must be the same as then."""
-        again = data[: state.read - state.source]
-        state.source += len(again)
-        state.again = crc32(again, state.again)
-        if state.source == state.read and state.again != state.checksum and not self._truncated:
-            self.lost("the stored log is not what was printed")
-        return data[len(again) :]
+        finished = data[: max(0, state.line_at - state.source)]
+        if finished:
+            state.source += len(finished)
+            state.again = crc32(finished, state.again)
+            if state.source == state.line_at and state.again != state.checksum:
+                self.lost("the stored log is not what was printed")
+            data = data[len(finished) :]
+        compared = state.source - state.line_at
+        again = data[: len(state.line) - compared]
+        if state.line.startswith(again, compared):
+            state.source += len(again)
+            return data[len(again) :]
+        self.lost("the Docker Engine lost a part of a line")
+        data = state.line[:compared] + data
+        state.forget_line()
+        return data
 
     def rewind(self) -> None:
         """What comes now begins with the first byte of each stream."""
@@ -120,8 +150,6 @@ class JobLog:
     def source_ended(self) -> None:
         """The stored log of a container that has ended was read to its end: it must have all that is known."""
         states = self._streams.values()
-        if self._truncated:
-            return  # what of it was rotated away had been given out, or never will be
         if any(state.source < max(state.read, state.start) for state in states):
             self.lost("the stored log is shorter than what was printed")
         elif self._stored_bytes is not None and any(state.start for state in states):
@@ -131,7 +159,8 @@ class JobLog:
                 self.lost("the stored log may have lost its beginning")
 
     def lost(self, reason: str) -> None:
-        if not self._gap:
+        """Text is missing, or may be: say so, once. Of a log that is cut anyway, nothing is said."""
+        if not self._gap and not self._truncated:
             self._gap = True
             self._on_gap(reason)
 
@@ -144,7 +173,7 @@ class JobLog:
             self._give(stream, state.decoder.decode(rest, final=not state.cut))
         states = self._streams.values()
         return LogSummary(
-            bytes=sum(state.read for state in states),
+            bytes=sum(state.read + state.unstored for state in states),
             lines=sum(state.lines + (state.last != b"\n") for state in states),
             truncated=self._truncated,
             gap=self._gap,

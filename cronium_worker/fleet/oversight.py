@@ -79,10 +79,11 @@ class Oversight:
         After an outage of Redis every lease has lapsed, until its worker comes to renew it: who is to be taken
         for gone must be seen so for a while.
         """
-        now = epoch_ms(now_iso())
-        self._redis.zadd(_SUSPECTS_KEY, {job_id: now}, nx=True)
-        since = self._redis.zscore(_SUSPECTS_KEY, job_id)
-        return (now - since) / 1000 if since is not None else 0
+        seconds, microseconds = self._redis.time()
+        now_s = seconds + microseconds / 1e6
+        self._redis.zadd(_SUSPECTS_KEY, {job_id: now_s}, nx=True)
+        since_s = self._redis.zscore(_SUSPECTS_KEY, job_id)
+        return now_s - since_s if since_s is not None else 0
 
     def clear(self, job_ids: Sequence[str]) -> None:
         """Nothing is to be suspected of these any more."""

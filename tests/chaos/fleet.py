@@ -203,6 +203,7 @@ class Fleet:
         for name in [name for name in os.environ if name.startswith("CRONIUM_")]:
             del os.environ[name]
         os.environ.update(own | SETTINGS)
+        self.lease_ttl_s = LEASE_TTL_S
         self.records = Records(self.redis.url)
         self.hosts: list[ChaosHost] = []
 

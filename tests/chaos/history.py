@@ -39,6 +39,7 @@ class Run:
     container: str
     started: float
     ended: float | None = None
+    exit_code: int | None = None
     text: str = ""
 
     @property

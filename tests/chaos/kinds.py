@@ -57,6 +57,7 @@ def _hit(scene: Scene, host: ChaosHost, node: str, number: int, fault: Fault) ->
 
 # ---- a host's processes
 
+
 def kill_jobs(scene: Scene, host: ChaosHost, fault: Fault) -> None:
     _hit(scene, host, "jobs", signal.SIGKILL, fault)
 
@@ -120,6 +121,7 @@ def _dies_at(step: str) -> OnHost:
 
 
 # ---- the broker and Redis
+
 
 def _members(scene: Scene) -> Iterator[str]:
     """A job in every state, in some order."""
@@ -220,6 +222,7 @@ def beat_killed(scene: Scene, fault: Fault) -> None:
 
 # ---- containers, by hand
 
+
 def _by_hand(act: Callable[[Scene, Container], None]) -> OnFleet:
     def touch(scene: Scene, fault: Fault) -> None:
         def find() -> bool:
@@ -255,6 +258,7 @@ def _pause(scene: Scene, container: Container) -> None:
 
 
 # ---- engines and whole hosts, of the rig
+
 
 def _engine(*, live_restore: bool = False, kill: bool = False) -> OnHost:
     def restart(scene: Scene, host: ChaosHost, fault: Fault) -> None:

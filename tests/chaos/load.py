@@ -57,6 +57,9 @@ class Load:
         """No more jobs; those that are there go on, and cancels as well."""
         self._producing.clear()
 
+    def resume(self) -> None:
+        self._producing.set()
+
     def stop(self) -> None:
         self.end()
         self._stopped.set()
@@ -74,10 +77,10 @@ class Load:
             return plan
 
     def _produce(self) -> None:
-        while self._producing.is_set():
-            plan = self._next()
+        while not self._stopped.is_set():
+            plan = self._next() if self._producing.is_set() else None
             if plan is None:
-                time.sleep(_PAUSE_S)
+                self._stopped.wait(_PAUSE_S)
             else:
                 self._submit(plan)
 

@@ -11,7 +11,7 @@ Kind = Literal["ok", "chatty", "fails", "retries", "exhausts", "times-out", "can
 _WEIGHTS: dict[Kind, int] = {
     "ok": 10, "chatty": 3, "fails": 2, "retries": 2, "exhausts": 1, "times-out": 2, "cancelled": 2, "cancel-race": 1,
 }  # fmt: skip
-_FAIL_EXIT, _RETRY_EXIT = 9, 7
+_FAIL_EXIT, RETRY_EXIT = 9, 7
 _RETRY_ATTEMPTS = 3
 # The first line of every run: its attempt, its container, and a number that no other run has.
 _HEADER = re.compile(r"run (\d+) ([0-9a-f]+) ([0-9a-f-]{36})\n")
@@ -62,8 +62,8 @@ class Plan:
         body = _SCRIPT.format(lines=self.lines, pause_s=self.pause_s, pause_every=self.pause_every)
         end = {
             "fails": f"exit {_FAIL_EXIT}\n",
-            "retries": f'[ "$CRONIUM_ATTEMPT" -ge {_RETRY_ATTEMPTS} ] || exit {_RETRY_EXIT}\n',
-            "exhausts": f"exit {_RETRY_EXIT}\n",
+            "retries": f'[ "$CRONIUM_ATTEMPT" -ge {_RETRY_ATTEMPTS} ] || exit {RETRY_EXIT}\n',
+            "exhausts": f"exit {RETRY_EXIT}\n",
             "times-out": "sleep 300\n",
             "cancelled": "sleep 300\n",
         }.get(self.kind, "")
@@ -72,7 +72,7 @@ class Plan:
     @property
     def exit_code(self) -> int:
         """Of a run that nobody disturbs; for one that does not end by itself it says nothing."""
-        return {"fails": _FAIL_EXIT, "exhausts": _RETRY_EXIT}.get(self.kind, 0)
+        return {"fails": _FAIL_EXIT, "exhausts": RETRY_EXIT}.get(self.kind, 0)
 
     @property
     def script_retries(self) -> int:

@@ -67,8 +67,8 @@ class Witness:
         labels = event["Actor"]["Attributes"]
         with self._lock:
             if event["status"] == "die":
-                if event["id"] in self._runs:
-                    self._runs[event["id"]].ended = at
+                if (ended := self._runs.get(event["id"])) is not None:
+                    ended.ended, ended.exit_code = at, int(labels.get("exitCode", -1))
                 return
             run = Run(
                 job_id=labels.get("cronium.job.id", ""),

@@ -179,12 +179,10 @@ def test_with_live_restore_a_run_goes_on(rig: Rig, far: Callable[..., Case], kil
     rig.a.restart_dockerd(live_restore=True)
     result = shift.end()
     assert (result.status, result.exit_code) == ("completed", 0)
-    import difflib; print(job.gaps(), [x for x in difflib.ndiff("".join(f"{n} end\n" for n in range(400)).splitlines(), job.text().splitlines()) if x[0] != " "])
-    if not result.log.gap:  # what the engine had of an unfinished line when it was killed
-        assert job.text() == "".join(f"{n} end\n" for n in range(400))
-    else:
-        assert killed
-        assert len(job.gaps()) == 1
+    assert job.text() == "".join(f"{n} end\n" for n in range(400))
+    assert job.text("stderr") == "".join(f"{n}\n" for n in range(400))
+    # Nobody can know that nothing is missing.
+    assert (result.log.gap, len(job.gaps())) == (True, 1)
 
 
 @pytest.mark.timeout(180)
@@ -287,9 +285,9 @@ def test_the_engines_own_parts_may_die(rig: Rig, far: Callable[..., Case], victi
     if victim == "containerd":
         assert_whole(job, result)
     else:
-        assert result.status == "failed"
+        # The engine says what it would say after a `docker kill`.
         assert result.error is not None
-        raise AssertionError((result.error, result.exit_code))
+        assert (result.status, result.error.type, result.exit_code) == ("failed", "script", 137)
 
 
 @pytest.mark.timeout(180)
@@ -306,7 +304,6 @@ def test_a_stored_log_that_cannot_be_read_is_a_gap_and_not_the_end(
     else:
         stored.write_bytes(b"no log" * 100)
     job.adopt()
-    wait_until(lambda: job.shifts[1].thread.is_alive(), what="the adoption")
     job.host.engine.api.kill(container.id, "SIGINT")
     result = job.shifts[1].end(timeout_s=30)
     assert (result.exit_code, result.log.gap, len(job.gaps())) == (130, True, 1)
