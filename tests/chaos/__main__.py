@@ -6,6 +6,7 @@ was started is gone at the end.
 
 import argparse
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -30,6 +31,7 @@ from tests.chaos.witness import Witness
 from tests.rig import Rig, runner_image
 
 RESULTS = Path("benchmarks/results/chaos.json")
+LOGS = "logs"
 _HOSTS = 2
 # A fault costs about two seconds of a run; what is beyond is a hang.
 _LONGEST_FAULT_S = 30
@@ -58,22 +60,29 @@ def main() -> int:
     asked = arguments()
     kinds = chosen(asked.kinds, engines=not asked.no_engines)
     if asked.list or not kinds:
-        print("\n".join(kinds or [f"there is no kind {asked.kinds}: see --list"]))
+        say("\n".join(kinds or [f"there is no kind {asked.kinds}: see --list"]))
         return 0 if kinds else 2
     signal.signal(signal.SIGTERM, _end)
     started = time.monotonic()
     history = History(seed=asked.seed)
     with _root() as root:
         run(history, root, deck(kinds, asked.faults, Random(asked.seed)), outstanding=asked.outstanding)
+        with (root / LOGS / "history.pickle").open("wb") as file:
+            pickle.dump(history, file)
         report = check(history)
         seconds = time.monotonic() - started
         show(history, report, seconds=seconds)
         write(asked.results, history, report, seconds=seconds)
         if not report.ok:
-            kept = Path(tempfile.gettempdir()) / f"chaos-logs-{root.name}"
-            shutil.copytree(root, kept, ignore=shutil.ignore_patterns("base", "*.aof*", "appendonlydir"))
-            print(f"the workers' logs: {kept}")
+            kept = Path(tempfile.gettempdir()) / f"{root.name}-logs"
+            shutil.copytree(root / LOGS, kept)
+            say(f"the workers' logs and the history: {kept}")
     return 0 if report.ok else 1
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _end(number: int, _: FrameType | None) -> None:
@@ -101,7 +110,7 @@ def run(history: History, root: Path, cards: Sequence[str], *, outstanding: int)
         memory = parts.enter_context(Memory(fleet, history))
         load = Load(history, fleet.records, prefix=fleet.name, outstanding=outstanding)
         parts.callback(load.stop)
-        nemesis = Nemesis(fleet, load, history, say=lambda text: print(text, flush=True))
+        nemesis = Nemesis(fleet, load, history, say=say)
         if others:
             with fleet_of(fleet, [fleet.add(f"h{n}") for n in range(1, _HOSTS + 1)], history):
                 nemesis.run(others, hosts=fleet.hosts, timeout_s=len(others) * _LONGEST_FAULT_S)
@@ -139,6 +148,7 @@ def fleet_of(fleet: Fleet, hosts: Sequence[ChaosHost], history: History) -> Iter
     finally:
         for host in hosts:
             host.kill()
+            shutil.copytree(host.directory, fleet.root / LOGS / host.name, ignore=shutil.ignore_patterns("base"))
         for witness in witnesses:
             witness.stop()
             history.runs += [run for run in witness.runs() if run.job_id]

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -189,7 +188,7 @@ class ChaosHost:
 
 
 class Fleet:
-    """Some hosts on one Redis. Everything is below `root`, and gone after `close`."""
+    """Some hosts on one Redis. Everything is below `root`, and stopped by `close`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -218,7 +217,6 @@ class Fleet:
     def close(self) -> None:
         """Every part is tried."""
         with contextlib.ExitStack() as parts:
-            parts.callback(shutil.rmtree, self.root, ignore_errors=True)
             parts.callback(self._end_redis)
             parts.callback(self._remove_containers)
             for host in self.hosts:

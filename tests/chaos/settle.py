@@ -3,11 +3,9 @@
 import contextlib
 import json
 
-
 from cronium_worker import JobFailed, execute_job
 from cronium_worker.fleet.store import ACTIVE_KEY
 from cronium_worker.models import TERMINAL
-from cronium_worker.tasks import store
 from tests.chaos.fleet import ChaosHost, Fleet, within
 from tests.chaos.history import Event, History
 

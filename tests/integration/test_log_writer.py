@@ -1,7 +1,9 @@
 """The way of a log into a real Redis: order, gathering, room, and what happens when it fails."""
 
+import resource
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -175,6 +177,61 @@ def test_a_slow_redis_leaves_no_room_and_then_calls(
 
     writer.close()
     assert len(text(store, claim)) == put
+
+
+def test_what_memory_does_not_hold_waits_on_disk_up_to_the_limit(
+    store: JobStore, claim: Claim, room: Room, slow_redis: Callable[[], None], tmp_path: Path
+) -> None:
+    writer = LogWriter(store, claim, chunk=100, buffer=1000, spool_in=tmp_path, spool_bytes=300_000, on_room=room)
+    offsets = {"stdout": 0, "stderr": 0}
+    put = {"stdout": "", "stderr": ""}
+
+    def fill() -> int:
+        count = 0
+        while writer.has_room():
+            stream: Any = "stderr" if count % 7 == 0 else "stdout"
+            line = f"{len(put[stream])} ü\n" * 3
+            offsets[stream] += len(line.encode())
+            put[stream] += line
+            writer.put(stream, line, offset=offsets[stream])
+            count += 1
+        return count
+
+    fill()
+    assert 300_000 < sum(offsets.values()) < 400_000
+    assert list(tmp_path.iterdir()) == []  # it has no name
+    assert logged(store, claim) == []
+
+    slow_redis()
+    wait_until(writer.has_room, what="room, when all of it is written")
+    fill()  # the file is used again
+    writer.close()
+
+    assert {stream: text(store, claim, stream) for stream in put} == put
+    record = store.record(claim.job.id)
+    assert {stream: int(record[f"{stream}_offset"]) for stream in put} == offsets
+
+
+def test_a_full_disk_slows_the_script(
+    store: JobStore, claim: Claim, slow_redis: Callable[[], None], tmp_path: Path
+) -> None:
+    """The limit of a file's size stands for the disk's: writing fails in the midst of a piece."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = LogWriter(
+        store, claim, chunk=1000, buffer=1000, spool_in=tmp_path, spool_bytes=10**9, on_room=lambda: None
+    )
+    put = 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        while writer.has_room():
+            put += 1000
+            writer.put("stdout", f"{put:0999}\n", offset=put)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert 100_000 < put < 300_000
+    slow_redis()
+    writer.close()
+    assert text(store, claim) == "".join(f"{number:0999}\n" for number in range(1000, put + 1, 1000))
 
 
 def test_what_waits_is_written_before_the_end(

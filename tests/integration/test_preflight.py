@@ -1,6 +1,8 @@
 """What a worker looks at before it starts: each reason to refuse, on a real Redis."""
 
 import logging
+import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,7 @@ from cronium_worker.errors import ConfigurationError
 from cronium_worker.preflight import check_redis
 from cronium_worker.settings import Settings
 from tests.own_redis import OwnRedis
+from tests.rig import CRONIUM
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +139,21 @@ def test_one_that_does_not_answer(fit: OwnRedis) -> None:
     said = refusal("redis://127.0.0.1:1/0")
     assert "refused" in said
     assert "start Redis, or set the right address" in said
+
+
+def test_a_worker_does_not_start(fit: OwnRedis) -> None:
+    with fit.client() as redis:
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        redis.config_set("maxmemory", "100mb")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("CRONIUM_")}
+    for node in ("jobs", "agent"):
+        done = subprocess.run(
+            [CRONIUM, "worker", "--node", node],
+            env=env | {"CRONIUM_REDIS_URL": fit.url},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr == f"cronium: {refusal(fit.url)}\n"
