@@ -54,7 +54,7 @@ check-shell:
 		-type f \( -name '*.sh' -o -name '*.bash' -o -path ./.ci/run \) -print0 | xargs -0 shellcheck
 
 check-dockerfiles:
-	find images -name '*.Dockerfile' -print0 | xargs -0 $(BIN)/hadolint --config images/.hadolint.yaml
+	find images deploy -name '*.Dockerfile' -print0 | xargs -0 $(BIN)/hadolint --config images/.hadolint.yaml
 
 bench: ## the benchmarks as a table, and in benchmarks/results/latest.json
 	@$(SETUP) venv services tests

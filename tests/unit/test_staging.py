@@ -2,7 +2,9 @@
 
 import json
 import os
+import select
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -379,6 +381,45 @@ def test_the_launcher_ends_when_its_worker_is_gone(started: Any, sh: list[str]) 
     waiting.gate.close()
 
     assert waiting.end() == (75, "", "")
+
+
+@SH
+def test_a_launcher_whose_worker_died_after_the_mark_starts(started: Any, sh: list[str]) -> None:
+    waiting = started(sh)
+    wait_until(waiting.at_the_gate, what="the launcher at its gate")
+    waiting.gate._mark.touch()
+    waiting.opened.touch()
+
+    waiting.gate.close()
+
+    assert waiting.end() == (7, "started\n", "")
+
+
+@SH
+def test_the_next_worker_opens_a_gate_that_was_open(started: Any, sh: list[str], workspace: Workspace) -> None:
+    waiting = started(sh)
+    waiting.process.send_signal(signal.SIGSTOP)
+    waiting.open_the_gate()
+    waiting.gate.close()
+    gate = Gate.left_by_another(workspace.control)
+    waiting.process.send_signal(signal.SIGCONT)
+
+    assert waiting.end() == (7, "started\n", "")
+    assert gate.released
+    assert gate.same_boot
+    assert 0 <= gate.open_for_s() < 60
+    gate.close()
+
+
+def test_a_gate_that_was_not_opened_stays_shut_for_the_next_worker(workspace: Workspace) -> None:
+    gate = Gate(workspace.control)
+    left = Gate.left_by_another(workspace.control)
+
+    assert not left.released
+    assert not left.passed()
+    assert select.select([left._descriptor], [], [], 0) == ([], [], [])
+    left.close()
+    gate.close()
 
 
 @SH
