@@ -46,7 +46,9 @@ class SlotConsumer(EagerConsumer):
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*args, **options)
-        self._look = None  # after a reconnect Celery consumes by itself
+        if self._look is not None:  # a reconnect, after which Celery consumes by itself
+            self._look.cancel()
+            self._look = None
 
         def on_message(message: Any) -> None:
             if self._slots_are_taken():  # RabbitMQ 4 counts for each queue: one more may be on its way

@@ -60,19 +60,19 @@ def look(redis: "Redis") -> RedisServer:
     )
 
 
-def remedy(error: RedisError | OSError) -> str:
-    """What to do about a Redis that cannot be used."""
+def remedy(error: RedisError | OSError, setting: str) -> str:
+    """What to do about a Redis that cannot be used. `setting`: what holds its address."""
     if isinstance(error, AuthenticationError):
-        return "set the user and password of this Redis in the address"
+        return f"set its user and password in {setting}"
     if isinstance(error, ReadOnlyError):
-        return "this is a replica: set the address of the primary"
+        return f"this is a replica: set {setting} to the primary"
     if isinstance(error, ResponseError):
         if "NOPERM" in str(error) or isinstance(error, NoPermissionError):
             return "let this user run scripts, and read and write keys and channels cronium:*"
         if will_pass(error):
             return "give Redis more memory or disk, or wait until it is ready"
         return "Redis 5 or newer is needed"
-    return "start Redis, or set the right address"
+    return f"start Redis, or set {setting}"
 
 
 def redis_addresses(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -92,7 +92,7 @@ def check_redis(settings: Settings) -> None:
             with connect(address, retries=_RETRIES) as redis:
                 server = look(redis)
         except (RedisError, OSError) as error:
-            raise ConfigurationError(f"{shown}: {error}; {remedy(error)}") from None
+            raise ConfigurationError(f"{shown}: {error}; {remedy(error, name)}") from None
         if server.evicts:
             raise ConfigurationError(
                 f"{shown}: maxmemory-policy {server.eviction} forgets jobs when memory is full; "

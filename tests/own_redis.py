@@ -25,7 +25,9 @@ class OwnRedis:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._directory)]
+        # Gone with the tests, however they end.
+        command = ["setpriv", "--pdeathsig", "KILL", "--", "redis-server"]
+        command += ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._directory)]
         # Every answer comes after its write is in the file: what a kill loses is what nobody was told of.
         command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
         command += ["--maxmemory-policy", "noeviction", *self._options]

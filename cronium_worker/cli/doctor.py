@@ -35,7 +35,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             with connect(address, retries=0) as redis:
                 server = look(redis)
         except (RedisError, OSError) as error:
-            yield Finding(part, f"{shown}: {error}", f"{remedy(error)} ({name})")
+            yield Finding(part, f"{shown}: {error}", remedy(error, name))
             continue
         yield Finding(part, f"{shown}, version {server.version or 'not told'}: writes, runs scripts")
         yield from _keeping(part, server)

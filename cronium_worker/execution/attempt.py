@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from pydantic import ValidationError
 from redis.exceptions import RedisError
@@ -41,7 +41,10 @@ _SIGKILL_EXIT = 137
 
 
 class Attempt:
-    """Runs one attempt and says how it ended. It does not write the end: that is the runner's decision."""
+    """Runs one attempt and says how it ended. It does not write the end: that is the runner's decision, to be made
+    before the attempt is left (`with`): only then container and workspace are destroyed. A worker that dies in
+    between leaves the ended container, and the next one finds in it what was not written yet.
+    """
 
     def __init__(self, host: Host, store: JobStore, images: ImageManager, claim: Claim, token: CancelToken) -> None:
         self._host = host
@@ -57,6 +60,7 @@ class Attempt:
         self._exit_code: int | None = None
         self._error: ErrorInfo | None = None
         self._output = Output()
+        self._cleanup = ExitStack()
         started_at = None
         if claim.progress is not None:
             self._image, self._started_at = claim.progress.image, claim.progress.started_at
@@ -66,51 +70,56 @@ class Attempt:
     def run(self) -> JobResult:
         """The outcome, whatever it is. Raises ClaimLost, redis errors, and Detached when the worker is to leave the
         job: its container runs on, or nothing is left of it."""
-        with self._told() as cleanup:
+        with self._told():
             with self._phase("setup_s"):
                 job = self._admit()
                 self._image = self._ensure_image(job)
                 sandbox = Sandbox.create(self._host, job=job, attempt=self._claim.attempt, image=self._image)
-                cleanup.callback(sandbox.destroy)
+                self._cleanup.callback(sandbox.destroy)
                 self._announce_running()
             with self._phase("run_s"):
                 sandbox.release(job, attempt=self._claim.attempt)
-            self._complete(sandbox, job, cleanup)
+            self._complete(sandbox, job)
         return self._result()
 
     def resume(self, container: OwnContainer) -> JobResult:
         """The outcome of an attempt whose container another worker has left; as `run` from there on."""
-        with self._told() as cleanup:
+        with self._told():
             if self._claim.cancel_requested:
                 self._token.cancel()
             sandbox = Sandbox.take_over(self._host, container)
-            cleanup.callback(sandbox.destroy)
-            self._complete(sandbox, self._claim.job, cleanup)
+            self._cleanup.callback(sandbox.destroy)
+            self._complete(sandbox, self._claim.job)
         return self._result()
 
-    @contextmanager
-    def _told(self) -> Iterator[ExitStack]:
-        """What goes wrong in here becomes the attempt's error; but for what is not the attempt's fault."""
-        with ExitStack() as cleanup:
-            try:
-                yield cleanup
-            except Fault as fault:
-                self._error = fault.info()
-            except (ClaimLost, Detached, RedisError):
-                raise
-            except Exception as unexpected:
-                # A job never stays silent: what went wrong here is told, and the log has the rest.
-                logger.exception("attempt failed", extra={"job_id": self._claim.job.id})
-                reason = unexpected.strerror if isinstance(unexpected, OSError) else type(unexpected).__name__
-                self._error = DaemonError(f"the worker failed: {reason}", retryable=True).info()
+    def __enter__(self) -> Self:
+        return self
 
-    def _complete(self, sandbox: Sandbox, job: Job, cleanup: ExitStack) -> None:
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong in here becomes the attempt's error; but for what is not the attempt's fault."""
+        try:
+            yield
+        except Fault as fault:
+            self._error = fault.info()
+        except (ClaimLost, Detached, RedisError):
+            raise
+        except Exception as unexpected:
+            # A job never stays silent: what went wrong here is told, and the log has the rest.
+            logger.exception("attempt failed", extra={"job_id": self._claim.job.id})
+            reason = unexpected.strerror if isinstance(unexpected, OSError) else type(unexpected).__name__
+            self._error = DaemonError(f"the worker failed: {reason}", retryable=True).info()
+
+    def _complete(self, sandbox: Sandbox, job: Job) -> None:
         """From the opened gate to the outputs."""
         with self._phase("run_s"):
             try:
                 watch = self._follow(sandbox, job)
             except Detached:
-                cleanup.pop_all()
+                self._cleanup.pop_all()
                 sandbox.leave()
                 raise
             self._metrics = watch.metrics
@@ -252,7 +261,7 @@ class Attempt:
         """How the run itself ended; None: exit code 0."""
         if watch.cause == "cancelled":
             return Cancelled("cancelled while running").info()
-        if watch.cause == "timeout":
+        if watch.cause == "timeout" or self._overran(job, watch):
             return ErrorInfo(
                 type="timeout",
                 message=f"still running after its timeout of {job.timeout:g} s",
@@ -270,6 +279,11 @@ class Attempt:
             )
         details = {"exit_code": state.exit_code} | ({"oom_kills": watch.oom_kills} if oom else {})
         return ErrorInfo(type="script", message=f"the script exited with {state.exit_code}", details=details)
+
+    def _overran(self, job: Job, watch: Watch) -> bool:
+        """Whether a worker that is gone has ended it for its timeout: that it did so, only its memory knew."""
+        failed = watch.state is not None and watch.state.exit_code != 0
+        return self._claim.progress is not None and failed and self._timings["run_s"] >= job.timeout
 
     def _result(self) -> JobResult:
         error = self._error

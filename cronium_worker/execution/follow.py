@@ -191,7 +191,7 @@ class Follower:
         try:
             self._sandbox.signal(name)
         except DaemonError as fault:
-            logger.warning("%s not sent: %s", name, fault, extra={"container": self._sandbox.container_id})
+            logger.warning("%s not sent: %s", name, str(fault), extra={"container": self._sandbox.container_id})
             return False
         return True
 

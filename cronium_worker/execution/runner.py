@@ -108,9 +108,10 @@ class Runner:
         token = self.active.add(job_id)
         self._claims[job_id] = claim
         try:
-            result = run(Attempt(self._host, self._store, self._images, claim, token))
-            logger.info("job %s %s", job_id, result.status, extra={"attempt": claim.attempt})
-            return self._conclude(claim, result)
+            with Attempt(self._host, self._store, self._images, claim, token) as attempt:
+                result = run(attempt)
+                logger.info("job %s %s", job_id, result.status, extra={"attempt": claim.attempt})
+                return self._conclude(claim, result)
         except Detached as detached:
             if detached.container_left:
                 self._store.write(claim, [], {"detached": 1})

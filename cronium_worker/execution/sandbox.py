@@ -204,9 +204,9 @@ class Sandbox:
         self.leave()
         try:
             self.host.engine.remove(self.container_id)
-        except Fault:
+        except Fault as fault:
             # Its processes may still write: the workspace stays as well.
-            logger.exception("container not removed", extra={"container": self.container_id})
+            logger.warning("container not removed: %s", str(fault), extra={"container": self.container_id})
             return
         try:
             directories.remove(self.workspace, deadline_s=CLEANUP_TIMEOUT_S)
@@ -221,8 +221,8 @@ def destroy(host: Host, container: OwnContainer) -> None:
     try:
         host.engine.remove(container.id)
         directories.remove(workspace, deadline_s=CLEANUP_TIMEOUT_S)
-    except (Fault, OSError):
-        logger.exception("left-over container not removed", extra={"container": container.id})
+    except (Fault, OSError) as error:
+        logger.warning("left-over container not removed: %s", str(error), extra={"container": container.id})
 
 
 def _remove(engine: Engine, container_id: str) -> None:

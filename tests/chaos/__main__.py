@@ -46,6 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--outstanding", type=int, default=12, help="jobs that are accepted and not finished")
     parser.add_argument("--no-engines", action="store_true", help="no engines of its own, so none of their faults")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--keep", action="store_true", help="keep the workers' logs also when nothing was wrong")
     parser.add_argument("--list", action="store_true", help="print the kinds of faults")
     return parser.parse_args()
 
@@ -73,7 +74,7 @@ def main() -> int:
         seconds = time.monotonic() - started
         show(history, report, seconds=seconds)
         write(asked.results, history, report, seconds=seconds)
-        if not report.ok:
+        if asked.keep or not report.ok:
             kept = Path(tempfile.gettempdir()) / f"{root.name}-logs"
             shutil.copytree(root / LOGS, kept)
             say(f"the workers' logs and the history: {kept}")
@@ -134,7 +135,7 @@ def run(history: History, root: Path, cards: Sequence[str], *, outstanding: int)
 @contextmanager
 def fleet_of(fleet: Fleet, hosts: Sequence[ChaosHost], history: History) -> Iterator[None]:
     """Hosts that run, each with its witness; stopped at the end as a service manager does it, and swept."""
-    witnesses = [Witness(host, fleet=fleet.name) for host in hosts]
+    witnesses = [Witness(host) for host in hosts]
     try:
         for host in hosts:
             host.start()

@@ -24,6 +24,8 @@ _NEXT = {
 _INFRASTRUCTURE = {"lost", "daemon", "container_create", "container_start", "image_pull", "network"}
 # What a fault leaves may come to light that much later: an engine that is away is waited for for two minutes.
 _AFTERMATH_S = 180
+# Between the end of a lease and whoever looks after it.
+_LOOKED_S = 5
 _KILLED = {137, 143}
 _STREAMS = ("stdout", "stderr")
 
@@ -40,8 +42,10 @@ class Violation:
 
 @dataclass
 class Report:
-    """`totals`: what there was of each, in the order in which it is shown."""
+    """`totals`: what there was of each, in the order in which it is shown. `causes`: the kinds of faults that had
+    scripts run again."""
 
+    causes: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
     violations: list[Violation] = field(default_factory=list)
 
@@ -88,8 +92,9 @@ class _Job:
         self.status = self.record.get("status", "")
         self.result = JobResult.model_validate_json(self.record["result"]) if self.record.get("result") else None
         self.gave_up = False
-        self.explained_runs = 0
-        self.gaps = sum(1 for event in self.events if event.get("gap"))
+        self.causes: list[str] = []  # of runs that were made again
+        self.segments = _segments(self.events)
+        self.gaps = sum(_has_gap(segment) for segment in self.segments)
         self._history = history
 
     def violations(self) -> list[Violation]:
@@ -183,8 +188,8 @@ class _Job:
         runs = [run for run in self.began if run.attempt == again["attempt"] - 1]
         if not runs or self._script_failed(runs[-1]):
             return
-        if self._run_was_lost(runs[-1], _at(again)):
-            self.explained_runs += 1
+        if cause := self._cause_of_loss(runs[-1], _at(again)):
+            self.causes.append(cause)
         else:
             text = f"attempt {again['attempt'] - 1} ran and was made again without a cause: {again['message']}"
             yield Violation("double run", self.id, text)
@@ -193,35 +198,43 @@ class _Job:
         """It came to its end as the script is written, and the job's own policy has it run again."""
         return self.plan is not None and self.plan.script_retries > 0 and run.exit_code == RETRY_EXIT
 
-    def _run_was_lost(self, run: Run, given_back: float) -> bool:
-        """Whether a fault explains that the job was taken from a script that had begun."""
+    def _cause_of_loss(self, run: Run, given_back: float) -> str | None:
+        """The kind of fault that explains that the job was taken from a script that had begun.
+
+        A worker that comes back soon takes over what it has left: its death alone is no reason, only that its host
+        was silent for longer than a lease.
+        """
         for fault in self._history.faults:
-            if not fault.began <= given_back <= fault.healed + _AFTERMATH_S:
-                continue
             if fault.by_hand:
-                if self.id in fault.jobs:
-                    return True
-            elif fault.host == run.host and run.started <= fault.healed + _AFTERMATH_S:
-                if fault.kind in ON_ENGINE:
-                    return True
-                # A worker that comes back soon takes over what it has left: its death is no reason.
-                if fault.kind in ON_HOST and given_back - fault.began >= self._history.lease_ttl_s:
-                    return True
-        return False
+                explains = self.id in fault.jobs and fault.began <= given_back
+            elif fault.host != run.host or run.started > fault.healed:
+                explains = False
+            elif fault.kind in ON_ENGINE:
+                explains = fault.began <= given_back <= fault.healed + _AFTERMATH_S
+            else:
+                silent_s = given_back - fault.began
+                back = max(fault.back or 0.0, fault.healed) + _LOOKED_S
+                explains = fault.kind in ON_HOST and silent_s >= self._history.lease_ttl_s and given_back <= back
+            if explains:
+                return fault.kind
+        return None
 
     def _host_was_lost(self, earlier: Run, later: Run) -> bool:
-        return earlier.host != later.host and self._run_was_lost(earlier, later.started)
+        """Whether two runs at once are to be expected: a host that is gone, its containers are not, and nobody there
+        is to end them."""
+        cause = self._cause_of_loss(earlier, later.started)
+        return earlier.host != later.host and (cause in ON_HOST or cause in ON_ENGINE)
 
     # ---- the log
 
     def _log_is_whole(self, plan: Plan) -> Iterator[Violation]:
-        segments = _segments(self.events)
-        for number, segment in enumerate(segments):
-            last = number == len(segments) - 1
+        gap = False
+        for number, segment in enumerate(self.segments):
+            last, gap = number == len(self.segments) - 1, _has_gap(segment)
             for stream in _STREAMS:
                 text = "".join(event["data"] for event in segment if event.get("stream") == stream)
-                yield from self._text_is_right(plan, stream, text, last=last)
-        if self.result is not None and self.result.log.gap != bool(self.gaps):
+                yield from self._text_is_right(plan, stream, text, last=last, gap=gap)
+        if self.result is not None and self.result.log.gap != gap:
             yield Violation("log", self.id, "the result and the events do not agree on a gap")
         if self.gaps and not self._gap_has_cause():
             yield Violation("log", self.id, "a gap, and neither its engine nor its container was touched")
@@ -233,7 +246,7 @@ class _Job:
             for fault in self._history.faults
         )
 
-    def _text_is_right(self, plan: Plan, stream: str, text: str, *, last: bool) -> Iterator[Violation]:
+    def _text_is_right(self, plan: Plan, stream: str, text: str, *, last: bool, gap: bool) -> Iterator[Violation]:
         assert self.result is not None
         attempt = self.result.attempt
         lines = text
@@ -248,7 +261,7 @@ class _Job:
         elif text and (words := text.split())[1:]:
             attempt = int(words[1])
         expected = plan.text(stream, attempt)
-        if self.gaps:
+        if gap:
             if not _is_subsequence(lines.splitlines(), expected.splitlines()):
                 yield Violation("log", self.id, f"{stream} of attempt {attempt}: lines doubled or out of order")
             return
@@ -305,8 +318,10 @@ def _count(report: Report, history: History, jobs: list[_Job]) -> None:
     totals["given up"] = sum(job.gave_up for job in jobs)
     for verdict in ("lost", "duplicated", "unexpected"):
         totals[verdict] = found[verdict]
+    causes = [cause for job in jobs for cause in job.causes]
+    report.causes.update(causes)
     totals["runs"] = sum(len(job.began) for job in jobs)
-    totals["double runs, explained"] = sum(job.explained_runs for job in jobs)
+    totals["double runs, explained"] = len(causes)
     totals["double runs, unexplained"] = found["double run"]
     totals["lines seen by the engine"] = sum(job.lines[0] for job in jobs)
     totals["lines stored"] = sum(job.lines[1] for job in jobs)
@@ -324,9 +339,13 @@ def _segments(events: list[Event]) -> list[list[Event]]:
     for event in events:
         if event["type"] == "status" and event["status"] == "preparing":
             segments.append([])
-        elif event["type"] == "log" and segments:
+        elif event["type"] in ("log", "progress") and segments:
             segments[-1].append(event)
     return segments
+
+
+def _has_gap(segment: list[Event]) -> bool:
+    return any(event.get("gap") for event in segment)
 
 
 def _is_subsequence(lines: list[str], whole: list[str]) -> bool:

@@ -79,6 +79,9 @@ def show(history: History, report: Report, *, seconds: float) -> None:
     console.print(table)
     console.print(f"\nseed {history.seed}, {len(history.faults)} faults in {seconds:.0f} s")
     console.print(", ".join(f"{count} {what}" for what, count in report.totals.items()))
+    if report.causes:
+        causes = ", ".join(f"{count} after {kind}" for kind, count in report.causes.most_common())
+        console.print(f"scripts that ran again: {causes}")
     memory = ", ".join(f"{node} {size / 2**20:.0f} MiB" for node, size in sorted(history.rss.items()))
     console.print(f"most memory (RSS): {memory}")
     for violation in report.violations[:_SHOWN_VIOLATIONS]:
@@ -96,6 +99,7 @@ def as_json(history: History, report: Report, *, seconds: float) -> dict[str, An
         "faults": len(history.faults),
         "kinds": [asdict(row) for row in rows(history, report)],
         "totals": dict(report.totals),
+        "run_again_after": dict(report.causes),
         "rss_bytes": history.rss,
         "violations": [str(violation) for violation in report.violations],
     }

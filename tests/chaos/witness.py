@@ -6,6 +6,7 @@ Nothing of it comes from the code under test: a log line can get lost together w
 import contextlib
 import threading
 import time
+from datetime import datetime
 from typing import Any
 
 import docker
@@ -21,9 +22,9 @@ _TRANSPORT = (requests.exceptions.RequestException, docker.errors.DockerExceptio
 class Witness:
     """Watches one engine in threads of its own."""
 
-    def __init__(self, host: ChaosHost, *, fleet: str) -> None:
+    def __init__(self, host: ChaosHost) -> None:
         self._host = host
-        self._filters = {"type": "container", "event": ["start", "die"], "label": f"cronium.fleet={fleet}"}
+        self._filters = {"type": "container", "event": ["start", "die"], "label": f"cronium.host={host.name}"}
         self._since = time.time()
         self._seen: set[tuple[str, int]] = set()
         self._runs: dict[str, Run] = {}
@@ -48,6 +49,7 @@ class Witness:
         while not self._stopped.is_set():
             try:
                 with contextlib.closing(self._host.engine()) as client:
+                    self._look_after(client)
                     client.api.timeout = None
                     since = int(self._since) - 1
                     for event in client.events(since=since, filters=self._filters, decode=True):
@@ -56,6 +58,17 @@ class Witness:
                             return
             except _TRANSPORT:
                 self._stopped.wait(_PAUSE_S)
+
+    def _look_after(self, client: docker.DockerClient) -> None:
+        """An engine that was killed tells nothing of the ends that it has missed."""
+        for run in [run for run in self.runs() if run.ended is None]:
+            try:
+                state = client.api.inspect_container(run.container)["State"]
+            except docker.errors.NotFound:
+                run.ended = time.time()
+                continue
+            if not state["Running"]:
+                run.ended = datetime.fromisoformat(state["FinishedAt"]).timestamp()
 
     def _note(self, event: dict[str, Any]) -> None:
         key = (event["id"], event["timeNano"])

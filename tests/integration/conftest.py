@@ -14,8 +14,8 @@ from cronium_worker.execution.sandbox import Host
 from cronium_worker.fleet.events import Event
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import Job, JobResult
-from cronium_worker.settings import Settings
 from cronium_worker.nodes import make_host
+from cronium_worker.settings import Settings
 
 
 @dataclass

@@ -26,7 +26,8 @@ class Shift:
 
         def run() -> None:
             try:
-                self._outcome = work(attempt)
+                with attempt:
+                    self._outcome = work(attempt)
             except Exception as error:  # noqa: BLE001 - raised in the test
                 self._outcome = error
 

@@ -290,7 +290,10 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 exec(sys.argv[3])
-Attempt(host, store, ImageManager(host.engine, settings.registry), claim, CancelToken()).run()
+with Attempt(host, store, ImageManager(host.engine, settings.registry), claim, CancelToken()) as attempt:
+    result = attempt.run()
+    print(result.status, flush=True)
+    signal.pause()  # the result was never written
 """
 AT_THE_GATE = "Gate.open = lambda gate: (print('at the gate', flush=True), signal.pause())"
 MARKED = """
@@ -395,3 +398,25 @@ def test_a_gate_of_another_boot_gives_no_time(tmp_path: Path) -> None:
     assert (left.released, left.same_boot, left.open_for_s()) == (True, False, 0.0)
     left.close()
     gate.close()
+
+
+def test_a_worker_that_dies_before_it_has_written_the_result_costs_no_second_run(case: Callable[..., Case]) -> None:
+    job = case(script=says("bash", "once"))
+    with killed_worker(job) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "completed\n"
+        worker.send_signal(signal.SIGKILL)
+    result = job.adopt().end()
+    assert (result.status, result.exit_code) == ("completed", 0)
+    assert job.text() == "once\n"
+
+
+def test_a_timeout_that_a_dead_worker_had_enforced_is_still_one(case: Callable[..., Case]) -> None:
+    job = case(script=says("bash", "begun", then_sleep_s=60), timeout=1, grace_period=5)
+    with killed_worker(job) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "timeout\n"
+        worker.send_signal(signal.SIGKILL)
+    result = job.adopt().end()
+    assert result.error is not None
+    assert (result.status, result.error.type) == ("timeout", "timeout")

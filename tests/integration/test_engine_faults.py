@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cronium_worker.engine.client import Engine
+from cronium_worker.engine.client import CALL_TIMEOUT_S, Engine
 from cronium_worker.engine.inventory import own_containers
 from cronium_worker.execution import follow
 from cronium_worker.execution.sandbox import Host, destroy
@@ -139,7 +139,9 @@ def rig_host(rig: Rig, settings: Settings) -> Iterator[Host]:
 def far(rig: Rig, rig_host: Host, store: JobStore) -> Iterator[Callable[..., Case]]:
     """Cases on the rig's engine, which may be in any state at the end."""
     with cases(store) as make:
+        rig_host.engine._quick.timeout = 1
         yield lambda **fields: make(rig_host, **fields)
+        rig_host.engine.api.timeout = CALL_TIMEOUT_S
         rig.a.thaw()
         rig.a.restart_dockerd()
     # What could not be removed while the engine was away is the janitor's.
@@ -170,7 +172,7 @@ def test_an_engine_that_ends_its_containers_completes_nothing(rig: Rig, far: Cal
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "stopped"])
 def test_with_live_restore_a_run_goes_on(rig: Rig, far: Callable[..., Case], killed: bool) -> None:
-    content = NUMBERED["content"].replace("range(150)", "range(400)")
+    content = NUMBERED["content"].replace("range(150)", "range(250)")
     job = far(script={**NUMBERED, "content": content})
     shift = job.start()
     job.wait_for("\n20 ")
@@ -179,8 +181,8 @@ def test_with_live_restore_a_run_goes_on(rig: Rig, far: Callable[..., Case], kil
     rig.a.restart_dockerd(live_restore=True)
     result = shift.end()
     assert (result.status, result.exit_code) == ("completed", 0)
-    assert job.text() == "".join(f"{n} end\n" for n in range(400))
-    assert job.text("stderr") == "".join(f"{n}\n" for n in range(400))
+    assert job.text() == "".join(f"{n} end\n" for n in range(250))
+    assert job.text("stderr") == "".join(f"{n}\n" for n in range(250))
     # Nobody can know that nothing is missing.
     assert (result.log.gap, len(job.gaps())) == (True, 1)
 
@@ -197,10 +199,7 @@ def test_a_run_that_ends_while_its_engine_is_away_with_live_restore(rig: Rig, fa
     rig.a.restart_dockerd(live_restore=True)
     result = shift.end()
     assert result.error is not None
-    assert (result.status, result.exit_code, result.error.type) in (
-        ("failed", 3, "script"),
-        ("failed", None, "daemon"),
-    )
+    assert (result.status, result.exit_code, result.error.type) == ("failed", 3, "script")
 
 
 @pytest.mark.timeout(180)
@@ -214,7 +213,10 @@ def test_a_run_that_was_lost_with_its_engine_and_its_worker(rig: Rig, far: Calla
 
 
 @pytest.mark.timeout(180)
-def test_a_run_that_ends_under_a_frozen_engine_keeps_its_outcome(rig: Rig, far: Callable[..., Case]) -> None:
+def test_a_run_that_ends_under_a_frozen_engine_keeps_its_outcome(
+    rig: Rig, far: Callable[..., Case], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(follow, "_STALL_S", 1)
     job = far(script=NUMBERED)
     shift = job.start()
     job.wait_for("\n20 ")
@@ -224,7 +226,7 @@ def test_a_run_that_ends_under_a_frozen_engine_keeps_its_outcome(rig: Rig, far: 
             part.suspend()
     wait_until(lambda: has_ended(process), what="the end of the script")
     began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > 12, timeout_s=15, what="a stall")
+    wait_until(lambda: time.monotonic() - began > 3, what="a stall")
     rig.a.thaw()
     assert_whole(job, shift.end())
 
@@ -245,7 +247,6 @@ def test_a_frozen_engine_does_not_keep_a_job_alive(
         job.shifts[0].token.cancel()
     wait_until(lambda: has_ended(process), what="the end of the script")
     result = job.shifts[0].end(timeout_s=40)
-    job.host.engine.api.timeout = 60
     assert (result.status, result.log.gap) == (cause, True)
     assert time.monotonic() - began < 40
 
@@ -264,7 +265,6 @@ def test_patience_with_an_engine_has_an_end(rig: Rig, far: Callable[..., Case], 
         rig.a.freeze()
         process.send_signal(signal.SIGKILL)  # otherwise nobody could tell
     result = job.shifts[0].end(timeout_s=60)
-    job.host.engine.api.timeout = 60
     assert_lost(result)
     wait_until(lambda: has_ended(process), what="the end of what nobody watches")
 

@@ -86,7 +86,7 @@ def test_one_without_an_append_only_file_is_taken_with_a_warning(
 def test_a_replica(fit: OwnRedis) -> None:
     with fit.client() as redis:
         redis.replicaof("127.0.0.1", 1)
-    assert "set the address of the primary" in refusal(fit.url)
+    assert "set CRONIUM_REDIS_URL to the primary" in refusal(fit.url)
 
 
 def test_a_full_one(fit: OwnRedis) -> None:
@@ -96,7 +96,7 @@ def test_a_full_one(fit: OwnRedis) -> None:
 
 def test_a_wrong_password_that_is_not_shown(fit: OwnRedis) -> None:
     said = refusal(fit.url.replace("//", "//guest:sesame@"))
-    assert "set the user and password" in said
+    assert "set its user and password in CRONIUM_REDIS_URL" in said
     assert "sesame" not in said
 
 
@@ -138,7 +138,7 @@ def test_a_provider_that_hides_what_it_is(fit: OwnRedis, caplog: pytest.LogCaptu
 def test_one_that_does_not_answer(fit: OwnRedis) -> None:
     said = refusal("redis://127.0.0.1:1/0")
     assert "refused" in said
-    assert "start Redis, or set the right address" in said
+    assert "start Redis, or set CRONIUM_REDIS_URL" in said
 
 
 def test_a_worker_does_not_start(fit: OwnRedis) -> None:

@@ -411,6 +411,18 @@ def test_the_next_worker_opens_a_gate_that_was_open(started: Any, sh: list[str],
     gate.close()
 
 
+def test_a_launcher_that_comes_after_its_worker_died_is_let_through(workspace: Workspace) -> None:
+    gate = Gate(workspace.control)
+    gate.open()
+    gate.close()  # with it goes what nobody has read
+    left = Gate.left_by_another(workspace.control)
+
+    with (workspace.control / "gate").open("rb", buffering=0) as launcher:
+        assert select.select([launcher], [], [], 0)[0]
+        assert launcher.read(16) == b"go\n"
+    left.close()
+
+
 def test_a_gate_that_was_not_opened_stays_shut_for_the_next_worker(workspace: Workspace) -> None:
     gate = Gate(workspace.control)
     left = Gate.left_by_another(workspace.control)

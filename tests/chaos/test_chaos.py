@@ -1,0 +1,33 @@
+"""A short run of `make chaos`, as CI makes it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# One kind of each sort; those of the rig's engines are for the long run.
+KINDS = (
+    *("jobs node killed", "agent killed", "upgrade", "lease lapsed"),
+    *("killed at: claimed", "killed at: started", "killed at: marked", "killed at: log written"),
+    *("killed at: finishing", "killed at: finished", "killed at: adopted"),
+    *("message", "redis", "connections", "container killed", "container removed"),
+)
+FAULTS = 22
+LIMIT_S = 200
+
+
+@pytest.mark.timeout(LIMIT_S + 20)
+def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
+    results = tmp_path / "chaos.json"
+    command = [sys.executable, "-m", "tests.chaos", "--seed", "7", "--faults", str(FAULTS), "--no-engines"]
+    command += ["--kinds", ",".join(KINDS), "--results", str(results)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcome = json.loads(results.read_text())
+    assert outcome["faults"] == FAULTS
+    assert outcome["totals"]["completed"] > FAULTS / 2
+    assert outcome["totals"]["recovered"] > 0
