@@ -29,7 +29,6 @@ Kind = Literal["containers", "workspaces", "networks", "images"]
 # The engine gains nothing from more removals at once.
 _REMOVALS_AT_ONCE = 4
 _WORKSPACE_TIMEOUT_S = 60
-_CLAIMED = ("preparing", "running")
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class Janitor:
         standings = self._oversight.standing([container.job_id for container in found if container.job_id])
         orphans = {}
         for container in found:
-            age_s = _orphan_for_s(container, standings)
+            age_s = _orphan_for_s(container, settings.host_name, standings)
             if age_s is not None:
                 remove = _remover(self._engine.remove, container.id)
                 orphans[container.sandbox_id] = _Orphan("containers", container.name, age_s, remove)
@@ -153,15 +152,15 @@ class Janitor:
         return [_Orphan("images", image_id, float("inf"), _remover(remove, image_id)) for image_id in found]
 
 
-def _orphan_for_s(container: OwnContainer, standings: Mapping[str, Standing]) -> float | None:
-    """For how long nobody has claimed a container, None when somebody does: the worker whose lease on this very
-    attempt is live. A lease that lapsed a moment ago may be renewed in the next one: its end counts, not the
+def _orphan_for_s(container: OwnContainer, host: str, standings: Mapping[str, Standing]) -> float | None:
+    """For how long nobody has claimed a container, None when somebody does: this host's worker, whose lease on this
+    very attempt is live. A lease that lapsed a moment ago may be renewed in the next one: its end counts, not the
     container's age."""
     age_s = time.time() - container.created_s
     standing = standings.get(container.job_id) if container.job_id else None
-    if standing is None or standing.status not in _CLAIMED or standing.attempt != container.attempt:
+    if standing is None or (standing.host, standing.attempt) != (host, container.attempt):
         return age_s
-    if standing.lapsed_s is None:
+    if standing.lapsed_s is None:  # it has ended, or waits for its next attempt
         return age_s
     return None if standing.lapsed_s <= 0 else min(age_s, standing.lapsed_s)
 

@@ -76,8 +76,8 @@ class _Node(bootsteps.StartStopStep):
         self._settings = get_settings()
 
     def start(self, worker: Any) -> None:
-        self.set_up(worker)
         self.heartbeat = Heartbeat(self.beat, every_s=self._settings.lease_ttl / _BEATS)
+        self.set_up(worker)
         self.heartbeat.start()
         app.beat_soon = self.heartbeat.soon
         worker_ready.connect(self._ready, weak=False)
@@ -118,7 +118,9 @@ class JobsStep(_Node):
         self._host = make_host(settings)
         self._places = [settings.base_path, Path(engine_facts(self._host.engine)["root"])]
         self._node_id = uuid4().hex
-        self._runner = Runner(self._host, store, node=self._node_id, send=_send_again)
+        self._runner = Runner(
+            self._host, store, node=self._node_id, send=_send_again, on_engine_away=self.heartbeat.soon
+        )
         self._oversight = Oversight(make_store())
         self._listener = CancelListener(store, active=self._runner.active.ids, cancel=self._runner.active.cancel)
         self._intake = Intake(worker, self._queues)
@@ -156,7 +158,9 @@ class JobsStep(_Node):
     def beat(self) -> None:
         self._runner.renew_leases()
         rooms = [found for found in map(room, self._places) if found is not None]
-        shortages = [found.shortage(min_free_bytes=self._settings.min_free_disk) for found in rooms]
+        shortage = "; ".join(filter(None, (r.shortage(min_free_bytes=self._settings.min_free_disk) for r in rooms)))
+        # Its slots would be free and its jobs fail, one after the other.
+        engine = "" if self._host.engine.answers() else "the Docker Engine does not answer"
         running = len(self._runner.active.ids())
         report = {
             "fleet": self._settings.fleet,
@@ -168,13 +172,13 @@ class JobsStep(_Node):
             "queues": self._queues,
             "taking_jobs": self._intake.is_open,
             "stopping": self._stopping,
-            "no_room": "; ".join(filter(None, shortages)),
+            "unfit": engine or shortage,
             "free_bytes": {str(found.path): found.free_bytes for found in rooms},
         }
         drained = hosts().beat(self._settings.host_name, self.node, report)
-        if self._intake.set(is_open=not (drained or report["no_room"] or self._stopping)):
+        if self._intake.set(is_open=not (drained or report["unfit"] or self._stopping)):
             self.heartbeat.soon()  # whoever has asked for it reads the next report
-        if report["no_room"] and time.monotonic() - self._swept_at > _SWEEP_FOR_ROOM_EVERY_S:
+        if shortage and time.monotonic() - self._swept_at > _SWEEP_FOR_ROOM_EVERY_S:
             self._swept_at = time.monotonic()
             send(CLEANUP, self._settings.host_name)
         self._oversight.note_taken(self._runner.newest_taken())

@@ -71,7 +71,11 @@ class Drain:
             logger.info("stopping: leaving %d jobs to the next worker", len(left))
         self._active.detach()  # also one that is being taken in this moment
         deadline = time.monotonic() + _DETACH_TIMEOUT_S
-        while self._active.ids() and time.monotonic() < deadline:
+        while self._active.ids():
+            if time.monotonic() >= deadline:
+                # Redis does not answer. What the next worker needs is in the containers and the records already.
+                logger.warning("stopping: %d jobs are left as they are", len(self._active.ids()))
+                os._exit(self._exit_code)
             time.sleep(_LOOK_EVERY_S)
         self._worker.consumer.call_soon(self._stop)
 

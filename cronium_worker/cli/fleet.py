@@ -50,7 +50,7 @@ def ask_every_host(task: str, *, timeout_s: float, **arguments: Any) -> HostRepo
 @click.command()
 @_JSON_OPTION
 def hosts(as_json: bool) -> None:
-    """List the fleet's hosts: live, draining (they take no jobs), without room on their disks, and gone.
+    """List the fleet's hosts: live, draining (they take no jobs), unfit (no room on a disk, or no engine), and gone.
 
     \b
     Example:
@@ -93,7 +93,7 @@ def _notes(host: "HostView") -> list[str]:
     if host.state == "gone":
         return []
     notes = [f"no {node} node" for node in (JOBS_NODE, AGENT_NODE) if node not in host.nodes]
-    notes += [node[field] for node in host.nodes.values() for field in ("no_room", "error") if node.get(field)]
+    notes += [node[field] for node in host.nodes.values() for field in ("unfit", "error") if node.get(field)]
     for kind, report in host.housekeeping.items():
         failed = [*report.get("failed", ()), *(row["image"] for row in report.get("images", ()) if row["error"])]
         if "error" in report:
@@ -150,8 +150,8 @@ def _has_heard(host: str, *, drained: bool) -> bool:
     deadline = time.monotonic() + get_settings().lease_ttl
     while time.monotonic() < deadline:
         jobs = _report_of(host)
-        # A host without room takes none whatever it is told.
-        if jobs and (not jobs["taking_jobs"] if drained else jobs["taking_jobs"] or jobs["no_room"]):
+        # A host that is not fit takes none whatever it is told.
+        if jobs and (not jobs["taking_jobs"] if drained else jobs["taking_jobs"] or jobs["unfit"]):
             return True
         time.sleep(_LOOK_EVERY_S)
     return False

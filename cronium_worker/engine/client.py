@@ -41,7 +41,7 @@ def faults(kind: type[Fault], doing: str) -> Iterator[None]:
         reason = str(error.explanation or error)
         raise kind(f"{doing}: {reason}", retryable=status >= 500, status=status) from error
     except _TRANSPORT_ERRORS as error:
-        raise DaemonError(f"{doing}: the Docker Engine did not answer", retryable=True) from error
+        raise DaemonError(f"{doing}: the Docker Engine did not answer", retryable=True, answered=False) from error
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,13 @@ class Engine:
         self.api.close()
         self.streams.close()
         self._quick.close()
+
+    def answers(self) -> bool:
+        """Within 5 s."""
+        try:
+            return bool(self._quick.ping())
+        except _TRANSPORT_ERRORS:
+            return False
 
     def info(self) -> dict[str, Any]:
         with faults(DaemonError, "engine info"):

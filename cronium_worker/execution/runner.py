@@ -29,16 +29,23 @@ class Runner:
     """Takes jobs through their attempts. One for a worker; `run` is called by many threads at once.
 
     `node`: this process, as other workers know it. `send(job_id)`: have the job's message sent again.
-    `taken`: how many jobs it has claimed.
+    `on_engine_away()`: a job met an engine that does not answer. `taken`: how many jobs it has claimed.
     """
 
     def __init__(
-        self, host: Host, store: JobStore, *, node: str = "", send: Callable[[str], None] = lambda _: None
+        self,
+        host: Host,
+        store: JobStore,
+        *,
+        node: str = "",
+        send: Callable[[str], None] = lambda _: None,
+        on_engine_away: Callable[[], None] = lambda: None,
     ) -> None:
         self._host = host
         self._store = store
         self._node = node
         self._send = send
+        self._on_engine_away = on_engine_away
         self._images = ImageManager(host.engine, host.settings.registry)
         self._claims: dict[str, Claim] = {}
         self._newest_taken: dict[tuple[str, int], int] = {}
@@ -128,6 +135,11 @@ class Runner:
     def _conclude(self, claim: Claim, result: JobResult) -> JobResult | NotNow:
         message = result.error.message if result.error else "completed"
         retry = claim.job.retry
+        if _found_no_engine(result):
+            # This host must take no more, and the job is not to blame: any host may try it.
+            self._on_engine_away()
+            self._again(claim, message, delay_s=_FAULT_DELAY_S)
+            return "later"
         if result.error is not None and result.error.retryable and claim.faults < FAULT_BUDGET:
             self._again(claim, message, delay_s=_FAULT_DELAY_S * 2**claim.faults, fault=True)
             return "later"
@@ -146,6 +158,12 @@ class Runner:
         timer = threading.Timer(delay_s, self._send, [claim.job.id])
         timer.daemon = True
         timer.start()
+
+
+def _found_no_engine(result: JobResult) -> bool:
+    """Whether the engine was away before anything had been started."""
+    error = result.error
+    return error is not None and result.started_at is None and error.details.get("answered") is False
 
 
 def _fatal(claim: Claim) -> tuple[JobResult, str]:

@@ -16,7 +16,7 @@ from redis import Redis
 
 from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
 
-HostState = Literal["live", "draining", "no room", "gone"]
+HostState = Literal["live", "draining", "unfit", "gone"]
 Housekeeping = Literal["cleanup", "prepull"]
 Report = dict[str, Any]
 
@@ -149,4 +149,4 @@ def _state(nodes: Mapping[str, Report], *, drained: bool) -> HostState:
         return "gone"
     if drained:
         return "draining"
-    return "no room" if nodes.get(JOBS_NODE, {}).get("no_room") else "live"
+    return "unfit" if nodes.get(JOBS_NODE, {}).get("unfit") else "live"

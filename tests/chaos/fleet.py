@@ -29,6 +29,7 @@ LEASE_TTL_S = 5.0
 _LOOK_EVERY_S = 0.05
 _LEADS = re.compile(r"\[([0-9-]+ [0-9:,]+): INFO/MainProcess\] beat: Acquired lock")
 _NODES = {"jobs": ("--node", "jobs"), "agent": ("--node", "agent"), "beat": ("tests.chaos.beat",)}
+_starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
 SETTINGS = {
     "CRONIUM_LEASE_TTL": f"{LEASE_TTL_S:g}",
     "CRONIUM_DRAIN_TIMEOUT": "1",
@@ -49,6 +50,11 @@ def within(timeout_s: float, condition: Callable[[], Any]) -> Any:
         if time.monotonic() >= deadline:
             return None
         time.sleep(_LOOK_EVERY_S)
+
+
+def in_starter(work: Callable[[], None]) -> None:
+    """What starts processes: they end with the thread that has started them (setpriv), so that must live on."""
+    _starter.submit(work).result()
 
 
 class Records:
@@ -78,8 +84,6 @@ class Records:
 class ChaosHost:
     """One host: jobs node, agent and beat. On the machine's own engine, or on one of the rig's."""
 
-    _starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
-
     def __init__(self, name: str, directory: Path, env: dict[str, str], *, rig: RigHost | None = None) -> None:
         self.name = name
         self.rig = rig
@@ -108,18 +112,14 @@ class ChaosHost:
         return docker.DockerClient(base_url=self.rig.engine.url, version="auto")
 
     def start(self) -> None:
-        """Returns at once. The supervisor ends with the thread that started it: one that lives on."""
-        self._starter.submit(self._start).result()
+        """Returns at once."""
+        in_starter(self._start)
 
     def _start(self) -> None:
         self._started += 1
         command = [sys.executable, "-m", "tests.chaos.supervised", str(self._procfile)]
         log = self.directory / f"host-{self._started}.log"
         self._supervisor = RigWorker(command, self.env, log)
-
-    def in_starter(self, work: Callable[[], None]) -> None:
-        """What starts processes that end with the thread that started them."""
-        self._starter.submit(work).result()
 
     def wait_ready(self) -> None:
         assert self._supervisor is not None
@@ -193,7 +193,7 @@ class Fleet:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.redis = OwnRedis(root)
-        self.redis.start()
+        in_starter(self.redis.start)
         self.name = f"chaos-{root.name[-6:]}"
         keep = {name: value for name, value in os.environ.items() if not name.startswith("CRONIUM_")}
         own = {"CRONIUM_REDIS_URL": self.redis.url, "CRONIUM_FLEET": self.name}

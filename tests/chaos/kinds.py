@@ -18,7 +18,7 @@ from docker.models.containers import Container
 from cronium_worker.fleet.store import record_key
 from cronium_worker.tasks import execute_job
 from tests.chaos.failpoint import ADOPTION_STEPS, STEPS
-from tests.chaos.fleet import LEASE_TTL_S, QUEUE, ChaosHost, Fleet, within
+from tests.chaos.fleet import LEASE_TTL_S, QUEUE, ChaosHost, Fleet, in_starter, within
 from tests.chaos.history import Fault
 from tests.chaos.load import Load
 
@@ -176,14 +176,14 @@ def _outage(scene: Scene, fault: Fault) -> Iterator[float]:
 def redis_restarted(scene: Scene, fault: Fault) -> None:
     with _outage(scene, fault):
         scene.fleet.redis.stop()
-        scene.fleet.redis.start()
+        in_starter(scene.fleet.redis.start)
 
 
 def redis_killed(scene: Scene, fault: Fault) -> None:
     with _outage(scene, fault) as seconds:
         scene.fleet.redis.kill()
         time.sleep(seconds)
-        scene.fleet.redis.start()
+        in_starter(scene.fleet.redis.start)
 
 
 def redis_frozen(scene: Scene, fault: Fault) -> None:
@@ -270,7 +270,7 @@ def _engine(*, live_restore: bool = False, kill: bool = False) -> OnHost:
         if kill:
             rig.kill_dockerd()
             time.sleep(scene.random.uniform(*_OUTAGE_S))
-        host.in_starter(lambda: rig.restart_dockerd(live_restore=live_restore))
+        in_starter(lambda: rig.restart_dockerd(live_restore=live_restore))
 
     return restart
 

@@ -23,10 +23,15 @@ def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
     results = tmp_path / "chaos.json"
     command = [sys.executable, "-m", "tests.chaos", "--seed", "7", "--faults", str(FAULTS), "--no-engines"]
     command += ["--kinds", ",".join(KINDS), "--results", str(results)]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as run:
+        try:
+            output, _ = run.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            run.terminate()  # then it takes its fleet down
+            output, _ = run.communicate()
+    assert run.returncode == 0, output
     outcome = json.loads(results.read_text())
     assert outcome["faults"] == FAULTS
     assert outcome["totals"]["completed"] > FAULTS / 2

@@ -70,8 +70,8 @@ def test_a_drain_is_told_to_the_host_and_outlives_it(registry: HostRegistry, nam
 
 
 def test_want_of_room_is_a_state(registry: HostRegistry, name: str) -> None:
-    registry.beat(name, "jobs", {"no_room": "/: 3 bytes are free"})
-    assert view(registry, name).state == "no room"
+    registry.beat(name, "jobs", {"unfit": "/: 3 bytes are free"})
+    assert view(registry, name).state == "unfit"
 
 
 def test_reports_are_kept_with_the_host(registry: HostRegistry, name: str) -> None:

@@ -264,3 +264,23 @@ def test_an_engine_that_is_away_is_told_and_comes_back(fleet: Rig) -> None:
         fleet.b.restart_dockerd()
         assert "error" not in cronium(fleet.a, "cleanup")["hosts"][fleet.b.host_name]
         wait_until(lambda: "engine" in views(fleet.a)[fleet.b.host_name].nodes["agent"])
+
+
+@pytest.mark.timeout(180)
+def test_a_host_whose_engine_is_away_takes_no_jobs_and_costs_none_an_attempt(fleet: Rig) -> None:
+    queue = f"away-{uuid4().hex[:8]}"
+    with fleet.b.start_worker(queues=queue):
+        fleet.b.kill_dockerd()
+        try:
+            # What is taken before the worker has seen it is given back.
+            async_result = execute_job.delay({"script": says("bash", "hi"), "queue": queue})
+            wait_until(lambda: views(fleet.a)[fleet.b.host_name].state == "unfit", timeout_s=10)
+            job = store().record(async_result.id)
+            with fleet.a.start_worker(queues=queue):
+                outcome = async_result.get(timeout=TIMEOUT_S)
+                assert (outcome["status"], outcome["attempt"], outcome["host"]) == ("completed", 1, fleet.a.host_name)
+        finally:
+            fleet.b.restart_dockerd()
+        assert job["attempt"] == "1"
+        wait_until(lambda: views(fleet.a)[fleet.b.host_name].state == "live", timeout_s=10)
+        assert execute_job.delay({"script": says("bash", "hi"), "queue": queue}).get(timeout=TIMEOUT_S)["attempt"] == 1

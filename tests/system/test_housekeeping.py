@@ -117,7 +117,7 @@ def test_a_host_without_room_sweeps_and_takes_no_jobs_until_there_is(host: Local
     filler = small_disk / "filler"
     filler.write_bytes(bytes(40 * 1024 * 1024))
     host.start(CRONIUM_MIN_FREE_DISK="32m")
-    wait_until(lambda: host.state() == "no room")
+    wait_until(lambda: host.state() == "unfit")
     waiting = host.submit("true")
     wait_until(lambda: not is_there(orphan), what="swept at once")
     shown = host.cronium("hosts").stdout
