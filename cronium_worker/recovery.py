@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from cronium_worker.fleet.hosts import HostRegistry
+from cronium_worker.fleet.hosts import HostRegistry, Report
 from cronium_worker.fleet.oversight import Oversight, Standing
 from cronium_worker.fleet.store import FIRST_LOOK_S, JobStore
 from cronium_worker.models import ErrorInfo
@@ -55,7 +55,7 @@ class Recovery:
         done: Counter[str] = Counter()
         ids = self._oversight.to_look_at(_AT_ONCE)
         standings = self._oversight.standing(ids)
-        nodes = {view.name: str(view.nodes.get(JOBS_NODE, {}).get("node", "")) for view in self._registry.hosts()}
+        nodes = {view.name: view.nodes[JOBS_NODE] for view in self._registry.hosts() if JOBS_NODE in view.nodes}
         taken = self._oversight.newest_taken()
         waiting = cache(self._waiting)
         again: dict[str, float] = {}
@@ -81,9 +81,8 @@ class Recovery:
         self._oversight.look_again(again)
         return done
 
-    def _look_at_holder(self, job_id: str, standing: Standing, nodes: Mapping[str, str], done: Counter[str]) -> None:
-        now = nodes.get(standing.host, "")
-        gone = bool(standing.node and now and now != standing.node)
+    def _look_at_holder(self, job_id: str, standing: Standing, nodes: Mapping[str, Report], done: Counter[str]) -> None:
+        gone = _is_gone(standing, nodes.get(standing.host))
         lapsed = standing.lapsed_s is not None and standing.lapsed_s > 0
         if lapsed and not gone and self._oversight.suspect(job_id) < self._grace_s:
             return
@@ -112,6 +111,14 @@ class Recovery:
     def _resend(self, job_id: str, why: str, done: Counter[str]) -> None:
         self._send(job_id)
         done[why] += 1
+
+
+def _is_gone(standing: Standing, node: Report | None) -> bool:
+    """Whether the process that took a job is no more, for certain: another one has reported as its host's jobs node
+    after that. (A node adopts before it reports for the first time.)"""
+    if node is None or not standing.node:
+        return False
+    return bool(node.get("node") != standing.node and node["beat_at_ms"] > standing.taken_at_ms)
 
 
 def _is_lost(standing: Standing, taken: Mapping[tuple[str, int], int], waiting: Callable[[str], int]) -> bool:

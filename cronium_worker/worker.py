@@ -1,7 +1,10 @@
 """Starts a Celery worker node of ours: what it has beyond Celery is in `nodes`."""
 
+import sys
 import warnings
 from collections.abc import Sequence
+
+from celery.worker import state as worker_state
 
 from cronium_worker import nodes
 from cronium_worker.app import app
@@ -25,6 +28,7 @@ def serve(name: str, arguments: Sequence[str]) -> None:
     # Workspaces belong to the container's user: the worker is root by design. Celery's advice is for pickle.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     app.worker_main(["worker", "--hostname", name, "--loglevel", "INFO", *arguments])
+    sys.exit(worker_state.should_stop or 0)  # which Celery keeps to itself
 
 
 def _be_the_only_one() -> None:

@@ -122,6 +122,7 @@ class Runner:
         except Detached as detached:
             if detached.container_left:
                 self._store.write(claim, [], {"detached": 1})
+                self._store.renew([claim])  # the next worker has that long to come
                 return "left"
             self._again(claim, "again: its worker is about to end")
             return "later"

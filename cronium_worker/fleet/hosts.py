@@ -39,7 +39,8 @@ def _answers_key(run: str) -> str:
 @dataclass(frozen=True, kw_only=True)
 class HostView:
     """A host as the registry knows it. `nodes`: the last report of each node that is live, with `beat_s`, the
-    seconds since then; `last_beat_s`: of the node heard last, live or not."""
+    seconds since then, and `beat_at_ms`, its time by Redis's clock; `last_beat_s`: of the node heard last, live
+    or not."""
 
     name: str
     state: HostState
@@ -131,7 +132,7 @@ class HostRegistry:
     def _view(self, name: str, row: Mapping[str, str], *, drained: bool, now_s: float) -> HostView:
         ages = {node: now_s - int(row[f"{node}_at"]) / 1000 for node in (JOBS_NODE, AGENT_NODE) if f"{node}_at" in row}
         nodes = {
-            node: {**json.loads(row[node]), "beat_s": round(age_s, 1)}
+            node: {**json.loads(row[node]), "beat_s": round(age_s, 1), "beat_at_ms": int(row[f"{node}_at"])}
             for node, age_s in ages.items()
             if age_s <= self._host_ttl_s and node in row
         }

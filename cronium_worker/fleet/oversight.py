@@ -11,21 +11,25 @@ from cronium_worker.models import TERMINAL, ErrorInfo, FinalStatus, JobResult
 _PRUNE_COUNT = 1000
 _SUSPECTS_KEY = "cronium:suspects"
 _NEWEST_TAKEN_KEY = "cronium:taken"
-_FIELDS = ("status", "attempt", "token", "lease", "host", "node", "queue", "priority", "sent_at", "due_at")
+_FIELDS = ("status", "attempt", "token", "lease", "host", "node", "taken_at", "queue", "priority", "sent_at", "due_at")
 _COUNTS = ("faults", "failures")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """Where a job is. `lapsed_s`: seconds since the end of its worker's lease, negative while it is live; None when
-    nobody has the job. `sent_s`, `due_s`: seconds since its last message, and since it was due (negative: it is to
-    wait). `sent_at_ms`: Redis's clock. All None where the record is of an older version."""
+    """Where a job is.
+
+    `lapsed_s`: seconds since the end of its worker's lease, negative while it is live; None when nobody has the job.
+    `sent_s`, `due_s`: seconds since its last message, and since it was due (negative: it is to wait).
+    `sent_at_ms`, `taken_at_ms`: of its last message, and of its claim or adoption. All by Redis's clock.
+    """
 
     status: str
     attempt: int
     token: str
     host: str
     node: str
+    taken_at_ms: int
     queue: str
     priority: int
     faults: int
@@ -165,6 +169,7 @@ def _standing(record: Mapping[str, str | None], now_ms: int) -> Standing:
         token=record["token"] or "",
         host=record["host"] or "",
         node=record["node"] or "",
+        taken_at_ms=number("taken_at"),
         queue=record["queue"] or "",
         priority=number("priority"),
         faults=number("faults"),

@@ -26,7 +26,7 @@ _REACH_S = 20
 # Until its lease has lapsed, was seen lapsed for the grace, and somebody has looked.
 _DEAD_S = 1.5 * LEASE_TTL_S + 3
 _BRIEFLY_S = 2.0
-_OUTAGE_S = (0.5, 4.0)
+_OUTAGE_S = (0.5, 3.5)  # shorter than a lease: what is longer, the workers of a host may be taken for gone
 
 
 class NotInjected(Exception):
@@ -323,6 +323,7 @@ ON_FLEET: dict[str, OnFleet] = {
     "container removed": _by_hand(lambda _, container: container.remove(force=True)),
     "container paused": _by_hand(_pause),
 }
+OUTAGES = frozenset({"Redis restarted", "Redis killed", "Redis frozen", "Redis full"})
 ON_ENGINE: dict[str, OnHost] = {
     "engine restarted": _engine(),
     "engine restarted, live restore": _engine(live_restore=True),

@@ -10,10 +10,12 @@ import pytest
 
 from tests.chaos.fleet import ChaosHost, Fleet, within
 from tests.chaos.history import Fault, History
-from tests.chaos.kinds import ON_ENGINE, ON_FLEET, ON_HOST, NotInjected, Scene
+from tests.chaos.kinds import ON_ENGINE, ON_FLEET, ON_HOST, OUTAGES, NotInjected, Scene
 from tests.chaos.load import Load
 
 _BACK_S = 120
+_HEARD_S = 15
+_BEAT_ERROR_S = 0.2
 _TRIES = 3
 _PAUSE_S = (0.2, 1.2)
 
@@ -40,6 +42,7 @@ class Nemesis:
 
     def run(self, cards: Sequence[str], *, hosts: Sequence[ChaosHost], timeout_s: float) -> None:
         self._give_up_at = time.monotonic() + timeout_s
+        within(_HEARD_S, lambda: len(self._load.on_host(statuses=("running",))) >= len(hosts))
         shared = [card for card in cards if card in ON_FLEET]
         of_hosts = [card for card in cards if card not in ON_FLEET]
         threads = [threading.Thread(target=self._on_fleet, args=(shared,), name="nemesis", daemon=True)]
@@ -55,7 +58,17 @@ class Nemesis:
 
     def _on_fleet(self, cards: Sequence[str]) -> None:
         scene = self._scene("fleet")
-        self._deal(cards, scene, lambda kind, fault: ON_FLEET[kind](scene, fault))
+
+        def inject(kind: str, fault: Fault) -> None:
+            ON_FLEET[kind](scene, fault)
+            if kind in OUTAGES:
+                # Two outages with no beat between are one, that is longer than a lease.
+                within(_HEARD_S, lambda: all(map(self._heard_since(fault.healed), self._fleet.hosts)))
+
+        self._deal(cards, scene, inject)
+
+    def _heard_since(self, at: float) -> Callable[[ChaosHost], bool]:
+        return lambda host: self._fleet.records.beat_at(host.name, "jobs") > at + _BEAT_ERROR_S
 
     def _on_host(self, host: ChaosHost, cards: Sequence[str]) -> None:
         scene = self._scene(host.name)
@@ -78,7 +91,7 @@ class Nemesis:
         def heard() -> bool:
             process = host.process(node)
             return process is not None and self._fleet.records.beat_at(host.name, node) > (
-                max(fault.began, fault.healed, process.create_time()) + 0.2
+                max(fault.began, fault.healed, process.create_time()) + _BEAT_ERROR_S
             )
 
         if within(_BACK_S, heard):

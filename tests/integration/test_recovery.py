@@ -143,6 +143,7 @@ def test_a_node_that_was_replaced_is_gone_at_once(fleet: Fleet) -> None:
     fleet.registry.beat(fleet.host, "jobs", {"node": "old"})
     assert fleet.look() == Counter()
     fleet.store.adopt(adopted, attempt=1, host=fleet.host, node="new")
+    assert fleet.look() == Counter()  # the new node has not reported yet: it adopts first
     fleet.registry.beat(fleet.host, "jobs", {"node": "new"})
     assert fleet.look() == Counter(taken=1)
     assert fleet.sent == [mine]

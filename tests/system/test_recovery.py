@@ -308,6 +308,24 @@ def test_a_chain_goes_on_after_a_worker_has_died(recovering: LocalHost) -> None:
     assert lines_of(second["id"]) == ["two"]
 
 
+@pytest.mark.timeout(120)
+def test_a_node_that_answers_and_takes_nothing_is_started_again(recovering: LocalHost) -> None:
+    """Given a node whose consumer is gone without its knowledge, as after a bad reconnect."""
+    recovering.env["CRONIUM_LEASE_TTL"] = "6"
+    worker = recovering.start()
+    running = submit(recovering, "sleep 30; echo end")
+    wait_until(lambda: statuses_of(running.id)[-1] == "running")
+    node = f"jobs@{recovering.name}"
+    execute_job.app.control.cancel_consumer(recovering.queue, destination=[node], reply=True, timeout=2)
+    waiting = submit(recovering, "true")
+    assert execute_job.app.control.ping(destination=[node], timeout=2)
+    assert waiting.get(timeout=TIMEOUT_S)["attempt"] == 1
+    assert "jobs are waiting and this node takes none" in worker.log.read_text()
+    assert "jobs  | supervisor: ended, exit code 1" in worker.log.read_text()
+    assert running.get(timeout=TIMEOUT_S)["attempt"] == 1
+    assert lines_of(running.id) == ["end"]
+
+
 @pytest.mark.timeout(240)
 def test_the_jobs_of_a_host_that_hangs_for_good_run_elsewhere_within_a_minute(rig: Rig, tmp_path: Path) -> None:
     """Given a host whose engine and worker are frozen, with the fleet's usual times; then its jobs complete on the

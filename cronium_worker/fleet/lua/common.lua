@@ -52,7 +52,7 @@ end
 
 -- Makes a worker the owner; returns its token.
 local function take(claimant, node, ttl_ms)
-  redis.call('HSET', record, 'claimant', claimant, 'node', node, 'writes', 0)
+  redis.call('HSET', record, 'claimant', claimant, 'node', node, 'taken_at', now_ms(), 'writes', 0)
   lease(ttl_ms)
   return redis.call('HINCRBY', record, 'token', 1)
 end
