@@ -139,7 +139,10 @@ class JobsStep(_Node):
         jobs of the one before are anybody's."""
         settings = self._settings
         for container in own_containers(self._host.engine, fleet=settings.fleet, host=settings.host_name):
-            self._runner.adopt(container)
+            try:
+                self._runner.adopt(container)
+            except Exception:  # one that cannot be adopted must not keep the host from its work
+                logger.exception("not adopted", extra={"container": container.name})
 
     def ready(self) -> None:
         self._drain.handle_signals()

@@ -264,7 +264,7 @@ class JobStore:
         if isinstance(claim, Claim):
             stdout, stderr, started_at, image, adoptions = reply[-5:]
             claim.progress = Progress(int(stdout or 0), int(stderr or 0), started_at or None, image or None)
-            claim.adoptions = int(adoptions)
+            claim.adoptions = int(adoptions or 0)
         return claim
 
     def _claimed(self, job_id: str, host: str, reply: list[Any]) -> Claim | Outcome:

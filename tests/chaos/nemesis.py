@@ -15,9 +15,11 @@ from tests.chaos.load import Load
 
 _BACK_S = 120
 _HEARD_S = 15
+_BUSY_S = 4  # a host takes jobs again within that, and a fault without jobs shows little
 _BEAT_ERROR_S = 0.2
 _TRIES = 3
-_PAUSE_S = (0.2, 1.2)
+_PAUSE_S = (0.1, 0.8)
+_PAUSE_SHARED_S = (0.5, 3.0)
 
 
 def deck(kinds: Iterable[str], count: int, random: Random) -> list[str]:
@@ -38,7 +40,6 @@ class Nemesis:
         self._history = history
         self._say = say
         self._give_up_at = float("inf")
-        self._pause_s = _PAUSE_S
 
     def run(self, cards: Sequence[str], *, hosts: Sequence[ChaosHost], timeout_s: float) -> None:
         self._give_up_at = time.monotonic() + timeout_s
@@ -65,7 +66,7 @@ class Nemesis:
                 # Two outages with no beat between are one, that is longer than a lease.
                 within(_HEARD_S, lambda: all(map(self._heard_since(fault.healed), self._fleet.hosts)))
 
-        self._deal(cards, scene, inject)
+        self._deal(cards, scene, inject, pause_s=_PAUSE_SHARED_S)
 
     def _heard_since(self, at: float) -> Callable[[ChaosHost], bool]:
         return lambda host: self._fleet.records.beat_at(host.name, "jobs") > at + _BEAT_ERROR_S
@@ -75,11 +76,12 @@ class Nemesis:
 
         def inject(kind: str, fault: Fault) -> None:
             fault.host = host.name
+            within(_BUSY_S, lambda: self._load.on_host(host.name, statuses=("running",)))
             (ON_HOST | ON_ENGINE)[kind](scene, host, fault)
             fault.healed = fault.healed or time.time()
             self._await_back(host, "agent" if kind == "agent killed" else "jobs", fault)
 
-        self._deal(cards, scene, inject)
+        self._deal(cards, scene, inject, pause_s=_PAUSE_S)
 
     def _scene(self, name: str) -> Scene:
         random = Random(f"{self._history.seed} {name.rpartition('-')[2]}")
@@ -99,7 +101,14 @@ class Nemesis:
         else:
             self._history.troubles.append(f"{fault.kind}: {node} of {host.name} did not come back in {_BACK_S} s")
 
-    def _deal(self, cards: Sequence[str], scene: Scene, inject: Callable[[str, Fault], None]) -> None:
+    def _deal(
+        self,
+        cards: Sequence[str],
+        scene: Scene,
+        inject: Callable[[str, Fault], None],
+        *,
+        pause_s: tuple[float, float],
+    ) -> None:
         queue = deque((card, 1) for card in cards)
         while queue and time.monotonic() < self._give_up_at:
             kind, tries = queue.popleft()
@@ -118,4 +127,4 @@ class Nemesis:
             fault.healed = fault.healed or time.time()
             self._history.faults.append(fault)
             self._say(f"{len(self._history.faults)}. {kind} on {fault.host or 'the fleet'}, {len(fault.jobs)} jobs")
-            time.sleep(scene.random.uniform(*self._pause_s))
+            time.sleep(scene.random.uniform(*pause_s))

@@ -184,6 +184,11 @@ def test_an_adopted_attempt_goes_on_where_it_was(store: JobStore, oversight: Ove
     assert adopted(store, job).adoptions == 1
 
 
+def test_what_an_orderly_worker_has_left_is_adopted_without_a_death(store: JobStore, job: Job) -> None:
+    store.write(claim_of(store, job), [], {"detached": 1})
+    assert adopted(store, job).adoptions == 0
+
+
 def test_what_cannot_be_adopted(store: JobStore, job: Job) -> None:
     assert store.adopt(job.id, attempt=1, host="h1") == "busy"  # nobody has begun it
     claim = claim_of(store, job)
