@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -97,8 +97,10 @@ def _frozen(seconds: float) -> OnHost:
     def freeze(scene: Scene, host: ChaosHost, fault: Fault) -> None:
         process = within(10, lambda: host.process("jobs"))
         _hit(scene, host, "jobs", signal.SIGSTOP, fault)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGCONT)
+        try:
+            time.sleep(seconds)
+        finally:
+            _signal([process], signal.SIGCONT)
 
     return freeze
 
@@ -275,26 +277,34 @@ def _engine(*, live_restore: bool = False, kill: bool = False) -> OnHost:
     return restart
 
 
+def _signal(processes: Iterable[psutil.Process], number: int) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
 def engine_frozen(scene: Scene, host: ChaosHost, fault: Fault) -> None:
     assert host.rig is not None
-    processes = host.rig.engine.processes()
     fault.jobs = scene.load.on_host(host.name)
     fault.began = time.time()
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
-    time.sleep(scene.random.uniform(*_OUTAGE_S))
-    for process in processes:
-        process.send_signal(signal.SIGCONT)
+    try:
+        _signal(host.rig.engine.processes(), signal.SIGSTOP)
+        time.sleep(scene.random.uniform(*_OUTAGE_S))
+    finally:
+        _signal(host.rig.engine.processes(), signal.SIGCONT)
 
 
 def host_frozen(scene: Scene, host: ChaosHost, fault: Fault) -> None:
+    """Engine and workers do nothing more; containers that run go on."""
     assert host.rig is not None
     within(10, lambda: scene.load.on_host(host.name, statuses=("running",)))
     fault.began = time.time()
-    host.rig.freeze()
-    fault.jobs = scene.load.on_host(host.name)
-    time.sleep(_DEAD_S)
-    host.rig.thaw()
+    try:
+        _signal([*host.processes(), *host.rig.engine.processes()], signal.SIGSTOP)
+        fault.jobs = scene.load.on_host(host.name)
+        time.sleep(_DEAD_S)
+    finally:
+        _signal([*host.processes(), *host.rig.engine.processes()], signal.SIGCONT)
 
 
 ON_HOST: dict[str, OnHost] = {

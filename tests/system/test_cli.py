@@ -5,12 +5,10 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import wait_until
 from tests.integration.scripts import LANGUAGES, script
 from tests.system.conftest import CRONIUM, Fleet
 
@@ -119,7 +117,7 @@ def test_a_secret_comes_from_the_callers_environment(fleet: Fleet, tmp_path: Pat
         (["--secret", "NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE is not set in your environment"),
         (["--input", "{"], "is not JSON"),
         (["--input", "@/nowhere"], "/nowhere: No such file"),
-        (["--queue", "cronium.host.x"], "queue: names that begin with cronium.host. are for maintenance only"),
+        (["--queue", "cronium.host.x"], "names that begin with cronium.host. are for maintenance only"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_nothing_is_started(
@@ -177,28 +175,6 @@ def test_a_worker_that_is_told_to_stop_lets_its_job_end(fleet: Fleet, tmp_path: 
         assert (out, process.returncode) == ("ended\n", 0)
     finally:
         fleet.start()
-
-
-def test_hosts_and_drain(fleet: Fleet, tmp_path: Path) -> None:
-    name = fleet.environment["CRONIUM_HOST_NAME"]
-
-    def state() -> str:
-        rows = {row["host"]: row for row in json.loads(fleet.cronium("hosts", "--json").stdout)}
-        return str(rows[name]["state"])
-
-    assert state() == "live"
-    try:
-        assert fleet.cronium("drain", name).returncode == 0
-        wait_until(lambda: state() == "draining")
-        job_id = fleet.cronium(
-            "run", write(tmp_path, "bash", "true"), "--queue", fleet.queue, "--detach"
-        ).stdout.strip()
-        time.sleep(1)  # nothing may happen: there is no event to wait for
-        assert json.loads(fleet.cronium("status", job_id, "--json").stdout)["status"] == "pending"
-    finally:
-        fleet.stop()
-        fleet.start()
-    assert fleet.cronium("logs", "-f", job_id).returncode == 0
 
 
 def test_doctor_finds_this_machine_fit(fleet: Fleet) -> None:

@@ -311,9 +311,9 @@ def test_a_chain_goes_on_after_a_worker_has_died(recovering: LocalHost) -> None:
 @pytest.mark.timeout(120)
 def test_a_node_that_answers_and_takes_nothing_is_started_again(recovering: LocalHost) -> None:
     """Given a node whose consumer is gone without its knowledge, as after a bad reconnect."""
-    recovering.env["CRONIUM_LEASE_TTL"] = "6"
+    recovering.env["CRONIUM_LEASE_TTL"] = "8"
     worker = recovering.start()
-    running = submit(recovering, "sleep 30; echo end")
+    running = submit(recovering, "sleep 40; echo end")
     wait_until(lambda: statuses_of(running.id)[-1] == "running")
     node = f"jobs@{recovering.name}"
     execute_job.app.control.cancel_consumer(recovering.queue, destination=[node], reply=True, timeout=2)
