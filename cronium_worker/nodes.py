@@ -11,6 +11,7 @@ from celery import bootsteps
 from celery.signals import worker_ready, worker_shutdown
 from celery.worker.control import control_command
 from kombu.exceptions import KombuError, OperationalError
+from redis.exceptions import RedisError
 
 from cronium_worker import __version__
 from cronium_worker.agent import Agent
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 # A job that runs goes on while Redis is away: its worker tries again for about ten minutes.
 _REDIS_RETRIES = 300
-# Beats in the time after which a silent node counts as gone; a lease is renewed with each.
+# Beats in the time after which a silent node counts as gone, and renewals of a lease.
 _BEATS = 6
 _SWEEP_FOR_ROOM_EVERY_S = 60
 
@@ -130,8 +131,11 @@ class JobsStep(_Node):
         )
         self._watchdog = Watchdog(self._messages, patience_s=2 * settings.lease_ttl)
         self._swept_at = float("-inf")
+        # Apart from the beat, which asks the engine and the broker as well: a lease must not wait for those.
+        self._leases = Heartbeat(self._runner.renew_leases, every_s=settings.lease_ttl / _BEATS)
         self._listener.start()
         self._adopt()
+        self._leases.start()
         app.runner = self._runner
 
     def _adopt(self) -> None:
@@ -155,11 +159,10 @@ class JobsStep(_Node):
     def _messages(self) -> int:
         try:
             return sum(map(waiting_messages, self._queues))
-        except (OperationalError, KombuError):
+        except (OperationalError, KombuError, RedisError):
             return 0  # then nobody can be taking any
 
     def beat(self) -> None:
-        self._runner.renew_leases()
         rooms = [found for found in map(room, self._places) if found is not None]
         shortage = "; ".join(filter(None, (r.shortage(min_free_bytes=self._settings.min_free_disk) for r in rooms)))
         # Its slots would be free and its jobs fail, one after the other.
@@ -191,6 +194,7 @@ class JobsStep(_Node):
             self._drain.give_up()
 
     def tear_down(self) -> None:
+        self._leases.stop()
         self._listener.stop()
         self._host.engine.close()
 

@@ -35,7 +35,8 @@ LOGS = "logs"
 _HOSTS = 2
 # A fault costs about two seconds of a run; what is beyond is a hang.
 _LONGEST_FAULT_S = 30
-_SETTLE_S = 240
+# An engine that is away is waited for for two minutes.
+_SETTLE_S, _SETTLE_ENGINES_S = 100, 240
 
 
 def arguments() -> argparse.Namespace:
@@ -116,7 +117,7 @@ def run(history: History, root: Path, cards: Sequence[str], *, outstanding: int)
             with fleet_of(fleet, [fleet.add(f"h{n}") for n in range(1, _HOSTS + 1)], history):
                 nemesis.run(others, hosts=fleet.hosts, timeout_s=len(others) * _LONGEST_FAULT_S)
                 # The hosts of the next part take over what is left; here all that was started must end.
-                _quiet(fleet, load, history)
+                _quiet(fleet, load, history, _SETTLE_S)
         if of_engines:
             rig = Rig(redis_url=fleet.redis.url, fleet=fleet.name, hosts=_HOSTS)
             parts.callback(rig.stop)
@@ -127,7 +128,7 @@ def run(history: History, root: Path, cards: Sequence[str], *, outstanding: int)
             load.resume()
             with fleet_of(fleet, [fleet.add(f"e{n}", rig=host) for n, host in enumerate(rig.hosts, 1)], history):
                 nemesis.run(of_engines, hosts=fleet.hosts, timeout_s=len(of_engines) * _LONGEST_FAULT_S)
-                _quiet(fleet, load, history)
+                _quiet(fleet, load, history, _SETTLE_ENGINES_S)
         collect(fleet, history)
         memory.stop()
 
@@ -155,9 +156,9 @@ def fleet_of(fleet: Fleet, hosts: Sequence[ChaosHost], history: History) -> Iter
             history.runs += [run for run in witness.runs() if run.job_id]
 
 
-def _quiet(fleet: Fleet, load: Load, history: History) -> None:
+def _quiet(fleet: Fleet, load: Load, history: History, timeout_s: float) -> None:
     load.end()
-    history.troubles += settle(fleet, history, timeout_s=_SETTLE_S)
+    history.troubles += settle(fleet, history, timeout_s=timeout_s)
 
 
 if __name__ == "__main__":

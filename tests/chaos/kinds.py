@@ -153,13 +153,11 @@ def message_deleted(scene: Scene, fault: Fault) -> None:
 
     def delete() -> bool:
         for priority in range(10):
-            key = QUEUE if priority == 0 else f"{QUEUE}:{priority}"
-            message = redis.rpop(key)
+            message = redis.rpop(QUEUE if priority == 0 else f"{QUEUE}:{priority}")
             if message is not None:
                 fault.began = time.time()
-                fault.jobs = [job for job in scene.load.open() if f'"{job}"' in message or f"[{job}" in message]
-                fault.jobs = fault.jobs or [job for job in scene.load.open() if f"{job} bash" in message]
-                return True
+                fault.jobs = [job for job in scene.load.open() if f"{job} bash" in message]
+                return bool(fault.jobs)  # else it was one of a job that has ended
         return False
 
     if not within(10, delete):
