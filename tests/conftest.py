@@ -48,7 +48,8 @@ def leftovers(settings: Settings) -> Iterator[Callable[[], list[str]]]:
 
     def look() -> list[str]:
         filters = {"label": f"cronium.fleet={settings.fleet}"}
-        containers = [container.name for container in client.containers.list(all=True, filters=filters)]
+        # Without a look at each: one that is just being removed would be missed.
+        containers = [name for row in client.api.containers(all=True, filters=filters) for name in row["Names"]]
         return containers + [path.name for path in settings.base_path.glob("*/sandboxes/*")]
 
     yield look

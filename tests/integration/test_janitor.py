@@ -81,7 +81,6 @@ class Planter:
         return claim
 
     def there(self) -> set[str]:
-        self.docker.containers.list(all=True)
         return {c.name for c in self.docker.containers.list(all=True, ignore_removed=True)}
 
     def grow_old(self) -> None:

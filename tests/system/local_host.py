@@ -65,7 +65,9 @@ class LocalHost:
 
     def remove_containers(self) -> None:
         client = docker.from_env()
-        for container in client.containers.list(all=True, filters={"label": f"cronium.host={self.name}"}):
+        for container in client.containers.list(
+            all=True, filters={"label": f"cronium.host={self.name}"}, ignore_removed=True
+        ):
             container.remove(force=True)
         client.close()
 

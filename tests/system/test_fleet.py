@@ -203,10 +203,10 @@ class Planted:
         return path
 
     def there(self) -> set[str]:
-        return {str(c.name) for c in self._host.client.containers.list(all=True)}
+        return {str(c.name) for c in self._host.client.containers.list(all=True, ignore_removed=True)}
 
     def remove(self) -> None:
-        for container in self._host.client.containers.list(all=True):
+        for container in self._host.client.containers.list(all=True, ignore_removed=True):
             container.remove(force=True)
 
 

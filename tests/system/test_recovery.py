@@ -360,7 +360,7 @@ def test_the_jobs_of_a_host_that_hangs_for_good_run_elsewhere_within_a_minute(ri
         sandboxes = rig.a.base_path / f"{rig.a.env['CRONIUM_FLEET']}@{rig.a.host_name}" / "sandboxes"
         wait_until(lambda: not list(sandboxes.iterdir()), timeout_s=60, what="cleaned up")
         ours = {"label": f"cronium.host={rig.a.host_name}"}
-        wait_until(lambda: rig.a.client.containers.list(all=True, filters=ours) == [])
+        wait_until(lambda: rig.a.client.containers.list(all=True, filters=ours, ignore_removed=True) == [])
         assert [list(store().events(r.id)) for r in results] == before
         assert [lines_of(r.id) for r in results] == [["1", "2", "end"]] * 4
         rig.a.stop_workers()

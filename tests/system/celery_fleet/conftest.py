@@ -22,6 +22,7 @@ from pytest_docker_tools import container, fxtr
 
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.settings import Settings
+from tests.conftest import wait_until
 from tests.system.celery_fleet import images
 
 Leftovers = Callable[[], list[str]]
@@ -154,8 +155,10 @@ def store(
     redis = connect(default_redis_broker.host_url)
     yield JobStore(redis, result_ttl_s=600)
     redis.close()
-    left = leftovers()
-    # The workers of a test that failed are about to go: nobody else would remove their containers.
-    for each in docker_client.containers.list(all=True, filters={"label": f"cronium.fleet={settings.fleet}"}):
-        each.remove(force=True)
-    assert left == []
+    try:
+        wait_until(lambda: not leftovers(), what="the jobs' containers are gone")
+    finally:
+        # The workers of a test that failed are about to go: nobody else would remove their containers.
+        ours = {"label": f"cronium.fleet={settings.fleet}"}
+        for each in docker_client.containers.list(all=True, filters=ours, ignore_removed=True):
+            each.remove(force=True)
