@@ -41,7 +41,7 @@ def test_workers_in_containers_share_the_jobs_and_one_goes_on_alone(
     celery_setup: CeleryTestSetup, store: JobStore
 ) -> None:
     # One slot each: two jobs of some seconds go to two workers.
-    pair = results(store, [send(celery_setup, "sleep 3; echo '[1]' | cronium_output") for _ in range(2)])
+    pair = results(store, [send(celery_setup, "sleep 6; echo '[1]' | cronium_output") for _ in range(2)])
     assert {result.host for result in pair} == {"celery-fleet-1", "celery-fleet-2"}
     assert [result.output.data for result in pair] == [[1], [1]]
     # Without its host's processes in sight a worker knows a job's end from the engine, and has no figures.
