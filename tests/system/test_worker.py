@@ -43,9 +43,9 @@ def test_both_nodes_serve_are_restarted_and_end(fleet: Fleet, tmp_path: Path) ->
     try:
         wait_until(lambda: answering() == names, timeout_s=60, what="both nodes answer")
         queues = app.control.inspect(destination=list(names), timeout=2).active_queues()
-        assert {name: [queue["name"] for queue in queues[name]] for name in names} == {
-            f"jobs@{host}": [f"queue-{host}"],
-            f"agent@{host}": [f"cronium.host.{host}"],
+        assert {name: {queue["name"] for queue in queues[name]} for name in names} == {
+            f"jobs@{host}": {f"queue-{host}"},
+            f"agent@{host}": {f"cronium.host.{host}", "cronium.fleet"},
         }
 
         first = nodes(process)["agent"]
