@@ -17,7 +17,10 @@ def nodes(process: subprocess.Popen[bytes]) -> dict[str, int]:
     """The pid of each node by its name, from the command lines of the process's children."""
     found = {}
     for child in psutil.Process(process.pid).children(recursive=True):
-        arguments = child.cmdline()
+        try:
+            arguments = child.cmdline()
+        except psutil.Error:  # it has just ended
+            continue
         if "--node" in arguments:
             found[arguments[arguments.index("--node") + 1]] = child.pid
     return found
