@@ -38,6 +38,7 @@ from cronium_worker.workspace.collection import Limits, collect
 logger = logging.getLogger(__name__)
 
 _SIGKILL_EXIT = 137
+_NOT_FOUND_EXIT = 127
 
 
 class Attempt:
@@ -234,9 +235,14 @@ class Attempt:
         self._exit_code = watch.state.exit_code
         if watch.cause is None and not sandbox.gate.passed():
             self._exit_code = None
+            code = watch.state.exit_code
+            # The launcher's own word; whatever else ended the container here came from outside.
+            no_interpreter = code == _NOT_FOUND_EXIT
+            reason = "the image has no interpreter for it" if no_interpreter else f"the container ended with {code}"
             raise ContainerStartError(
-                f"the script was not started: {watch.state.error or 'the image has no interpreter for it'}",
-                exit_code=watch.state.exit_code,
+                f"the script was not started: {watch.state.error or reason}",
+                retryable=not no_interpreter,
+                exit_code=code,
             )
 
     def _collect(self, sandbox: Sandbox) -> ErrorInfo | None:

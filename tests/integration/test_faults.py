@@ -4,11 +4,14 @@ import http.server
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
+import docker
 import pytest
 
 from cronium_worker.errors import ImagePullError
 from cronium_worker.settings import Images, Security
+from cronium_worker.workspace.gate import Gate
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
 from tests.integration.scripts import says
@@ -66,6 +69,28 @@ def test_an_image_without_the_interpreter_is_no_exit_code_of_the_user(make_bench
     assert ran.result.error is not None
     assert (ran.result.error.type, ran.result.exit_code) == ("container_start", None)
     assert "no node" in ran.text("stderr")
+
+
+def test_a_container_that_is_killed_before_its_script_starts_costs_an_attempt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Gate.open
+    killed: list[str] = []
+
+    def kill_first(gate: Gate) -> None:
+        if not killed:
+            with closing(docker.from_env()) as client:
+                [container] = client.containers.list(filters={"label": f"cronium.job.id={job.id}"})
+                killed.append(container.id)
+                container.kill()
+        opened(gate)
+
+    monkeypatch.setattr(Gate, "open", kill_first)
+    job = bench.register(script=ECHO)
+    bench.take(job)
+    result = bench.store.result(job.id)
+    assert result is not None
+    assert (result.status, result.attempt, len(killed)) == ("completed", 2, 1)
 
 
 def test_what_the_worker_refuses_is_never_started(bench: Bench) -> None:
