@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from cronium_worker.agent import Agent
 from cronium_worker.app import app
 from cronium_worker.engine.client import Engine
 from cronium_worker.engine.images import ImageManager
-from cronium_worker.engine.inventory import engine_facts, own_containers
+from cronium_worker.engine.inventory import engine_facts, own_containers, sandbox_ids
 from cronium_worker.engine.network import ensure_network
 from cronium_worker.errors import ConfigurationError
 from cronium_worker.execution.runner import Runner
-from cronium_worker.execution.sandbox import Host
+from cronium_worker.execution.sandbox import CLEANUP_TIMEOUT_S, Host
 from cronium_worker.fleet.cancels import CancelListener
 from cronium_worker.fleet.heartbeat import Heartbeat
 from cronium_worker.fleet.oversight import Oversight
@@ -35,6 +36,7 @@ from cronium_worker.settings import Settings, get_settings
 from cronium_worker.stopping import Drain
 from cronium_worker.tasks import execute_job, make_store
 from cronium_worker.watchdog import Watchdog
+from cronium_worker.workspace import directories
 from cronium_worker.workspace.space import room
 
 logger = logging.getLogger(__name__)
@@ -142,6 +144,10 @@ class JobsStep(_Node):
         """What the worker before has left goes on. Before the first beat tells of this process: from then on the
         jobs of the one before are anybody's."""
         settings = self._settings
+        made = directories.existing(settings.sandboxes_path)
+        in_use = sandbox_ids(self._host.engine)
+        left = [workspace for workspace, _ in made if workspace.root.name not in in_use]
+        threading.Thread(target=_remove, args=(left,), name="left-over workspaces", daemon=True).start()
         for container in own_containers(self._host.engine, fleet=settings.fleet, host=settings.host_name):
             try:
                 self._runner.adopt(container)
@@ -197,6 +203,15 @@ class JobsStep(_Node):
         self._leases.stop()
         self._listener.stop()
         self._host.engine.close()
+
+
+def _remove(workspaces: list[directories.Workspace]) -> None:
+    """Those whose container is gone already: as a worker is killed while it destroys a sandbox."""
+    for workspace in workspaces:
+        try:
+            directories.remove(workspace, deadline_s=CLEANUP_TIMEOUT_S)
+        except OSError:
+            logger.exception("workspace not removed")  # the janitor tries again
 
 
 def _send_again(job_id: str) -> None:
