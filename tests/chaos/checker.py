@@ -11,7 +11,7 @@ from typing import Literal
 from cronium_worker.models import TERMINAL, JobResult
 from cronium_worker.policy import FAULT_BUDGET
 from tests.chaos.history import Event, Fault, History, Run
-from tests.chaos.kinds import ON_ENGINE, ON_HOST
+from tests.chaos.kinds import ON_ENGINE, ON_HOST, SILENT
 from tests.chaos.plans import RETRY_EXIT, Plan, after_header, header_of
 
 Verdict = Literal["lost", "duplicated", "unexpected", "double run", "log", "celery", "events", "residue", "trouble"]
@@ -22,8 +22,13 @@ _NEXT = {
     "running": {"pending", *TERMINAL},
 }
 _INFRASTRUCTURE = {"lost", "daemon", "container_create", "container_start", "image_pull", "network"}
-# What a fault leaves may come to light that much later: an engine that is away is waited for for two minutes.
-_AFTERMATH_S = 180
+# These end containers; an engine that is frozen, or restarted with live restore, ends none.
+_END_CONTAINERS = {
+    *("engine restarted", "engine killed"),
+    *("container stopped", "container killed", "container removed"),
+}
+# A new engine ends what the killed one has left, and tells of it, a little after it answers.
+_ENDED_S = 5
 # Between the end of a lease and whoever looks after it.
 _LOOKED_S = 5
 _KILLED = {137, 143}
@@ -205,25 +210,27 @@ class _Job:
         was silent for longer than a lease.
         """
         for fault in self._history.faults:
-            if fault.by_hand:
-                explains = self.id in fault.jobs and fault.began <= given_back
-            elif fault.host != run.host or run.started > fault.healed:
-                explains = False
-            elif fault.kind in ON_ENGINE:
-                explains = fault.began <= given_back <= fault.healed + _AFTERMATH_S
+            if fault.host != run.host or (fault.by_hand and self.id not in fault.jobs):
+                continue
+            if fault.kind in _END_CONTAINERS:
+                ended = run.ended or given_back
+                explains = fault.began <= given_back and fault.began <= ended <= fault.healed + _ENDED_S
             else:
-                silent_s = given_back - fault.began
-                back = max(fault.back or 0.0, fault.healed) + _LOOKED_S
-                explains = fault.kind in ON_HOST and silent_s >= self._history.lease_ttl_s and given_back <= back
+                explains = fault.kind in SILENT and self._outlasted_its_lease(fault, run, given_back)
             if explains:
                 return fault.kind
         return None
+
+    def _outlasted_its_lease(self, fault: Fault, run: Run, given_back: float) -> bool:
+        silent_s = given_back - fault.began
+        back = max(fault.back or 0.0, fault.healed) + _LOOKED_S
+        return run.started <= fault.healed and silent_s >= self._history.lease_ttl_s and given_back <= back
 
     def _host_was_lost(self, earlier: Run, later: Run) -> bool:
         """Whether two runs at once are to be expected: a host that is gone, its containers are not, and nobody there
         is to end them."""
         cause = self._cause_of_loss(earlier, later.started)
-        return earlier.host != later.host and (cause in ON_HOST or cause in ON_ENGINE)
+        return earlier.host != later.host and cause in SILENT
 
     # ---- the log
 
@@ -241,8 +248,11 @@ class _Job:
 
     def _gap_has_cause(self) -> bool:
         hosts = {run.host for run in self.runs}
+        begin, end = _at(self.events[0]), _at(self.events[-1])
         return any(
-            (fault.by_hand and self.id in fault.jobs) or (fault.kind in ON_ENGINE and fault.host in hosts)
+            self.id in fault.jobs
+            if fault.by_hand
+            else fault.kind in ON_ENGINE and fault.host in hosts and begin <= fault.healed and fault.began <= end
             for fault in self._history.faults
         )
 

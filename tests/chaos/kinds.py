@@ -339,3 +339,5 @@ ON_ENGINE: dict[str, OnHost] = {
     "engine frozen": engine_frozen,
     "host frozen": host_frozen,
 }
+# Through these a host can be silent for longer than a lease.
+SILENT = frozenset({*ON_HOST, "host frozen"})

@@ -227,7 +227,13 @@ def test_a_run_is_made_again_after_the_death_of_its_host() -> None:
     assert report.causes == {"jobs node frozen, lease lapsed": 1}
 
 
-@pytest.mark.parametrize("fault", [None, "jobs node killed", "Redis killed", "message sent twice", "beat killed"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(None, "jobs node killed", "Redis killed", "message sent twice", "beat killed", "container paused"),
+        *("engine frozen", "engine restarted, live restore"),
+    ],
+)
 def test_no_run_is_made_again_after_less(fault: str | None) -> None:
     assert verdicts(made_again(fault)) == {"double run"}
 
@@ -241,6 +247,15 @@ def test_no_run_is_made_again_after_a_fault_of_another_host() -> None:
 @pytest.mark.parametrize("fault", ["engine restarted", "engine killed", "container removed"])
 def test_a_run_is_made_again_when_its_container_was_lost(fault: str) -> None:
     checked(made_again(fault))
+
+
+@pytest.mark.parametrize(("fault", "ended_s"), [("engine killed", -2), ("engine killed", 8), ("container killed", 8)])
+def test_a_container_that_ended_apart_from_the_fault_is_not_explained_by_it(fault: str, ended_s: float) -> None:
+    history = made_again(fault)
+    history.runs[0].ended = history.faults[0].began + ended_s
+    for event in history.events[JOB][-5:]:
+        event["ts"] = iso(history.faults[0].began + 20)
+    assert "double run" in verdicts(history)
 
 
 def test_two_runs_at_once_need_a_lost_host() -> None:
