@@ -32,6 +32,7 @@ from tests.rig import Rig, runner_image
 
 RESULTS = Path("benchmarks/results/chaos.json")
 LOGS = "logs"
+KEPT = Path("var/chaos")
 _HOSTS = 2
 # A fault costs about two seconds of a run; what is beyond is a hang.
 _LONGEST_FAULT_S = 30
@@ -76,7 +77,7 @@ def main() -> int:
         show(history, report, seconds=seconds)
         write(asked.results, history, report, seconds=seconds)
         if asked.keep or not report.ok:
-            kept = Path(tempfile.gettempdir()) / f"{root.name}-logs"
+            kept = KEPT / root.name
             shutil.copytree(root / LOGS, kept)
             say(f"the workers' logs and the history: {kept}")
     return 0 if report.ok else 1

@@ -181,27 +181,31 @@ class _Job:
         assert self.result is not None
         if self.began and max(of_attempt) > self.result.attempt:
             yield Violation("double run", self.id, f"attempt {max(of_attempt)} ran, the result is of an earlier one")
-        for again in self._statuses():
-            if again["status"] == "pending" and again["seq"] > 0:
-                yield from self._again(again)
+        for held, again in pairwise(self._statuses()):
+            if again["status"] == "pending":
+                yield from self._again(held["attempt"], again)
         for earlier, later in pairwise(self.began):
             if (earlier.ended is None or later.started < earlier.ended) and not self._host_was_lost(earlier, later):
                 yield Violation("double run", self.id, f"attempts {earlier.attempt} and {later.attempt} ran at once")
 
-    def _again(self, again: Event) -> Iterator[Violation]:
+    def _again(self, attempt: int, again: Event) -> Iterator[Violation]:
         """A run that was made again must have a cause."""
-        runs = [run for run in self.began if run.attempt == again["attempt"] - 1]
+        runs = [run for run in self.began if run.attempt == attempt]
         if not runs or self._script_failed(runs[-1]):
             return
         if cause := self._cause_of_loss(runs[-1], _at(again)):
             self.causes.append(cause)
         else:
-            text = f"attempt {again['attempt'] - 1} ran and was made again without a cause: {again['message']}"
+            text = f"attempt {attempt} ran and was made again without a cause: {again['message']}"
             yield Violation("double run", self.id, text)
 
     def _script_failed(self, run: Run) -> bool:
         """It came to its end as the script is written, and the job's own policy has it run again."""
-        return self.plan is not None and self.plan.script_retries > 0 and run.exit_code == RETRY_EXIT
+        if self.plan is None or self.plan.script_retries == 0:
+            return False
+        if run.exit_code is None:  # its end was not seen
+            return after_header(run.text) == self.plan.text("stdout", run.attempt)
+        return run.exit_code == RETRY_EXIT
 
     def _cause_of_loss(self, run: Run, given_back: float) -> str | None:
         """The kind of fault that explains that the job was taken from a script that had begun.

@@ -258,6 +258,19 @@ def test_a_container_that_ended_apart_from_the_fault_is_not_explained_by_it(faul
     assert "double run" in verdicts(history)
 
 
+def test_an_attempt_that_found_no_engine_is_not_the_run_before() -> None:
+    story = Story()
+    first = story.run(1, lines=1)
+    story.fault("engine killed")
+    first.ended = story.now
+    story.status("pending", attempt=2, message="again: the engine was restarted")
+    story.now += 30
+    story.status("preparing", attempt=2, host=HOST)
+    story.status("pending", attempt=2, message="again in 1 s: the Docker Engine did not answer")
+    story.run(2)
+    checked(story.end())
+
+
 def test_two_runs_at_once_need_a_lost_host() -> None:
     history = made_again("container removed")
     history.runs[0].ended = history.runs[1].started + 1

@@ -68,7 +68,7 @@ class Witness:
                 run.ended = time.time()
                 continue
             if not state["Running"]:
-                run.ended = datetime.fromisoformat(state["FinishedAt"]).timestamp()
+                run.ended, run.exit_code = datetime.fromisoformat(state["FinishedAt"]).timestamp(), state["ExitCode"]
 
     def _note(self, event: dict[str, Any]) -> None:
         key = (event["id"], event["timeNano"])
