@@ -190,7 +190,7 @@ class _Job:
 
     def _again(self, attempt: int, again: Event) -> Iterator[Violation]:
         """A run that was made again must have a cause."""
-        runs = [run for run in self.began if run.attempt == attempt]
+        runs = [run for run in self.began if run.attempt == attempt and run.started <= _at(again)]
         if not runs or self._script_failed(runs[-1]):
             return
         if cause := self._cause_of_loss(runs[-1], _at(again)):
