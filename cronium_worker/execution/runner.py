@@ -13,9 +13,9 @@ from cronium_worker.errors import ClaimLost, Detached
 from cronium_worker.execution.attempt import Attempt
 from cronium_worker.execution.sandbox import Host, destroy
 from cronium_worker.execution.signals import ActiveJobs
-from cronium_worker.fleet.events import now_iso
+from cronium_worker.fleet.events import now_iso, progress_body
 from cronium_worker.fleet.store import Claim, JobStore, Outcome
-from cronium_worker.models import ErrorInfo, JobResult
+from cronium_worker.models import ErrorInfo, JobResult, LogSummary
 from cronium_worker.models.job import DEFAULT_QUEUE
 from cronium_worker.policy import DEATH_BUDGET, FAULT_BUDGET
 
@@ -102,13 +102,35 @@ class Runner:
         try:
             if claim.adoptions > DEATH_BUDGET:
                 destroy(self._host, container)
-                self._store.finish(claim, *_fatal(claim))
+                self._give_up(claim)
             else:
                 self._complete(claim, lambda attempt: attempt.resume(container))
             # Celery's own message was the lost worker's: whoever takes this one finds the result.
             self._send(claim.job.id)
         except (ClaimLost, RedisError):
             logger.exception("adopted job not completed", extra={"job_id": claim.job.id})
+
+    def _give_up(self, claim: Claim) -> None:
+        """The end of a job whose worker died again and again, each time soon after it had taken the job over."""
+        message = f"given up after {claim.adoptions} workers in a row that died with it"
+        progress = claim.progress
+        if progress is not None and progress.started_at:
+            self._store.write(
+                claim, [progress_body("a part of the log may be missing: its container was given up", gap=True)]
+            )
+        result = JobResult(
+            job_id=claim.job.id,
+            status="failed",
+            error=ErrorInfo(type="lost", message=message),
+            attempt=claim.attempt,
+            host=claim.host,
+            image=progress.image if progress else None,
+            log=LogSummary(gap=bool(progress and progress.started_at)),
+            created_at=claim.created_at,
+            started_at=progress.started_at if progress else None,
+            finished_at=now_iso(),
+        )
+        self._store.finish(claim, result, message)
 
     def _complete(self, claim: Claim, run: Callable[[Attempt], JobResult]) -> JobResult | NotNow:
         job_id = claim.job.id
@@ -165,18 +187,3 @@ def _found_no_engine(result: JobResult) -> bool:
     """Whether the engine was away before anything had been started."""
     error = result.error
     return error is not None and result.started_at is None and error.details.get("answered") is False
-
-
-def _fatal(claim: Claim) -> tuple[JobResult, str]:
-    """The end of a job whose worker died again and again, each time soon after it had taken the job over."""
-    message = f"given up after {claim.adoptions} workers in a row that died with it"
-    result = JobResult(
-        job_id=claim.job.id,
-        status="failed",
-        error=ErrorInfo(type="lost", message=message),
-        attempt=claim.attempt,
-        host=claim.host,
-        created_at=claim.created_at,
-        finished_at=now_iso(),
-    )
-    return result, message

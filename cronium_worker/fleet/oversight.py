@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from cronium_worker.fleet.events import now_iso, status_body
+from cronium_worker.fleet.events import now_iso, progress_body, status_body
 from cronium_worker.fleet.store import ACTIVE_KEY, INDEX_KEY, JobStore, epoch_ms, record_key
-from cronium_worker.models import TERMINAL, ErrorInfo, FinalStatus, JobResult
+from cronium_worker.models import TERMINAL, ErrorInfo, FinalStatus, JobResult, LogSummary
 
 _PRUNE_COUNT = 1000
 _SUSPECTS_KEY = "cronium:suspects"
@@ -36,6 +36,8 @@ class Standing:
     failures: int
     cancel: bool
     created_at: str
+    started_at: str | None
+    image: str | None
     lapsed_s: float | None
     sent_s: float
     sent_at_ms: int
@@ -55,7 +57,7 @@ class Oversight:
 
     def standing(self, job_ids: Sequence[str]) -> dict[str, Standing]:
         """Where the jobs are; one without a record is left out."""
-        names = (*_FIELDS, *_COUNTS, "cancel", "created_at")
+        names = (*_FIELDS, *_COUNTS, "cancel", "created_at", "started_at", "image")
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hmget(record_key(job_id), names)
@@ -105,20 +107,30 @@ class Oversight:
         return self._reclaim(job_id, held, gone, *arguments)
 
     def give_up(self, job_id: str, held: Standing, status: FinalStatus, error: ErrorInfo, *, gone: bool) -> bool:
-        """The same, but the job ends. False: somebody has it after all."""
+        """The same, but the job ends. False: somebody has it after all.
+
+        What its script may have printed since its worker was heard last, nobody has: a gap is told before the end.
+        """
+        gap = ""
+        if held.started_at is not None:
+            gap = progress_body("a part of the log may be missing: its worker was lost", gap=True).text
         result = JobResult(
             job_id=job_id,
             status=status,
             error=error,
             attempt=held.attempt,
             host=held.host,
+            image=held.image,
+            log=LogSummary(gap=bool(gap)),
             created_at=held.created_at,
+            started_at=held.started_at,
             finished_at=now_iso(),
         )
         content = result.without_contents()
         body = status_body(status, error.message, attempt=held.attempt, host=held.host, result=content)
         text = result.model_dump_json()
-        return self._reclaim(job_id, held, gone, "finish", status, text, now_iso(), body.text, self._store.result_ttl_s)
+        ttl_s = self._store.result_ttl_s
+        return self._reclaim(job_id, held, gone, "finish", gap, status, text, now_iso(), body.text, ttl_s)
 
     def _reclaim(self, job_id: str, held: Standing, gone: bool, *arguments: Any) -> bool:
         return bool(self._store.run("reclaim", job_id, held.token, "1" if gone else "", *arguments) == "ok")
@@ -176,6 +188,8 @@ def _standing(record: Mapping[str, str | None], now_ms: int) -> Standing:
         failures=number("failures"),
         cancel=bool(record["cancel"]),
         created_at=record["created_at"] or "",
+        started_at=record["started_at"],
+        image=record["image"],
         lapsed_s=(now_ms - number("lease")) / 1000 if held else None,
         sent_s=(now_ms - number("sent_at")) / 1000,
         sent_at_ms=number("sent_at"),

@@ -248,7 +248,7 @@ class _Job:
         if self.result is not None and self.result.log.gap != gap:
             yield Violation("log", self.id, "the result and the events do not agree on a gap")
         if self.gaps and not self._gap_has_cause():
-            yield Violation("log", self.id, "a gap, and neither its engine nor its container was touched")
+            yield Violation("log", self.id, "a gap, and neither its host nor its container was touched")
 
     def _gap_has_cause(self) -> bool:
         hosts = {run.host for run in self.runs}
@@ -256,7 +256,10 @@ class _Job:
         return any(
             self.id in fault.jobs
             if fault.by_hand
-            else fault.kind in ON_ENGINE and fault.host in hosts and begin <= fault.healed and fault.began <= end
+            else fault.kind in SILENT | ON_ENGINE.keys()
+            and fault.host in hosts
+            and begin <= fault.healed
+            and fault.began <= end
             for fault in self._history.faults
         )
 

@@ -174,6 +174,24 @@ def test_a_job_whose_cancel_nobody_heard_is_cancelled(fleet: Fleet) -> None:
     fleet.lapse(job)
     assert fleet.look() == Counter(ended=1)
     assert fleet.status(job) == "cancelled"
+    result = fleet.store.result(job)
+    assert result is not None
+    assert not result.log.gap  # its script was not started
+
+
+def test_what_a_lost_worker_has_not_told_of_a_log_is_a_gap(fleet: Fleet) -> None:
+    job = fleet.job()
+    claim = fleet.claim(job, store=fleet.short)
+    fleet.store.write(claim, [], {"status": "running", "started_at": "2026-01-01T00:00:00+00:00", "image": "i:1"})
+    fleet.store.cancel(job)
+    fleet.lapse(job)
+    fleet.look()
+    result = fleet.store.result(job)
+    assert result is not None
+    assert (result.log.gap, result.image, result.started_at) == (True, "i:1", "2026-01-01T00:00:00+00:00")
+    *_, gap, end = fleet.store.events(job)
+    assert (gap["type"], gap["gap"]) == ("progress", True)
+    assert end["status"] == "cancelled"
 
 
 def test_a_result_is_brought_to_celery_until_it_is_settled(fleet: Fleet) -> None:

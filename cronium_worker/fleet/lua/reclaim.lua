@@ -1,6 +1,7 @@
 -- ARGV: token, '1' when the worker is known to be gone whatever its lease says, then either
 --   'again', attempt, body of the pending event, milliseconds to wait, faults, failures, queued_at; or
---   'finish', status, result JSON, finished_at, body of the terminal event, seconds to live.
+--   'finish', body of a gap's event ('' for none), status, result JSON, finished_at, body of the terminal event,
+--   seconds to live.
 -- Returns 'ok', or 'held' when somebody has the job after all.
 local token, status, until_ms = unpack(redis.call('HMGET', record, 'token', 'status', 'lease'))
 if token ~= ARGV[1] or (status ~= 'preparing' and status ~= 'running') then
@@ -13,6 +14,9 @@ redis.call('HINCRBY', record, 'token', 1) -- what the lost worker may still send
 if ARGV[3] == 'again' then
   again(unpack(ARGV, 4))
 else
-  finish(unpack(ARGV, 4))
+  if ARGV[4] ~= '' then
+    emit('progress', ARGV[4])
+  end
+  finish(unpack(ARGV, 5))
 end
 return 'ok'
