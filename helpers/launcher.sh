@@ -11,6 +11,8 @@ if ! CRONIUM_INTERPRETER=$(command -v "$1"); then
     echo "cronium: this image has no $1" >&2
     exit 127
 fi
-read -r _ </run/cronium/gate || [ -e /run/cronium/released ] || exit 75
+exec 3</run/cronium/gate # a shell that cannot open it ends here: it must not take that for the end of the file
+read -r _ <&3 || [ -e /run/cronium/released ] || exit 75
+exec 3<&-
 # shellcheck source=/dev/null
 . /run/cronium/start.sh

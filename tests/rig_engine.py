@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import docker
@@ -18,6 +17,11 @@ from tests.rig_network import NAMESPACES
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _START_S = 60
+# Of gVisor as jobs need it (docs/security.md). No network: its own one needs a newer release on newer kernels.
+_RUNTIMES = {
+    "runsc": {"path": "runsc", "runtimeArgs": ["--host-fifo=open", "--network=none"]},
+    "runsc-without-fifo": {"path": "runsc", "runtimeArgs": ["--network=none"]},
+}
 
 
 class RigEngine:
@@ -48,14 +52,14 @@ class RigEngine:
         return self._client
 
     def _configure(self, *, live_restore: bool) -> None:
-        self._config.write_text(json.dumps({"live-restore": live_restore}))
+        self._config.write_text(json.dumps({"live-restore": live_restore, "runtimes": _RUNTIMES}))
 
     @property
     def _config(self) -> Path:
         return self.root / "daemon.json"
 
     def _launch(self) -> bool:
-        """False if it ends again, or does not answer in time."""
+        """False if it ends again. Fails if it does not answer in time."""
         command = [
             # Ends with the process of the tests, however that ends. `ip netns exec` would hide the control groups.
             *("setpriv", "--pdeathsig", "TERM", "--", "nsenter", f"--net={NAMESPACES / self.name}", "dockerd"),
@@ -68,11 +72,10 @@ class RigEngine:
             self._dockerd = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline and self._dockerd.poll() is None:
-            if self._connect():
-                return True
-            time.sleep(0.02)
+        dockerd = self._dockerd
+        wait_until(lambda: self._connect() or dockerd.poll() is not None, timeout_s=_START_S, what="dockerd answers")
+        if dockerd.poll() is None:
+            return True
         self.kill()
         return False
 

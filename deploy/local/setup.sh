@@ -2,7 +2,7 @@
 # Makes this machine ready, without questions: setup.sh [PART...]
 #
 #   venv      .venv with the locked Python packages and this package in editable form
-#   services  Docker Engine, Redis and mmdebstrap from the distribution, each only if it is missing
+#   services  Docker Engine, Redis, nftables and mmdebstrap from the distribution, each only if it is missing
 #   tests     what the tests run outside of containers: node, jq, openssl, docker-registry, RabbitMQ
 #   check     shellcheck
 #
@@ -131,6 +131,7 @@ setup_services() {
         apt_install "Redis" redis-server
         stop_service redis-server
     fi
+    has nft || apt_install "nft" nftables
     has mmdebstrap || apt_install "mmdebstrap" mmdebstrap
 }
 
@@ -148,6 +149,7 @@ setup_tests() {
         # Erlang's port mapper stays behind and listens on all addresses; it refuses while others use it.
         as_root epmd -kill >/dev/null 2>&1 || true
     fi
+    has runsc || apt_install "gVisor" runsc
     has docker-compose || apt_install "Docker Compose" docker-compose
     has systemd-analyze || apt_install "systemd's checker" systemd
 }
