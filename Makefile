@@ -13,7 +13,7 @@ export ARGS
 CHECKS := check-format check-lint check-types check-layers check-shell check-dockerfiles
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos up check $(CHECKS) bench images lock clean
+.PHONY: help demo test chaos fuzz up check $(CHECKS) bench images lock clean
 
 help: ## this list
 	@echo 'cronium-worker: scripts as jobs, each alone in a container, on a fleet of Docker hosts'
@@ -31,6 +31,10 @@ test: ## the whole test suite on a real Docker Engine and a real Redis; ARGS="-k
 chaos: ## faults into a fleet under load: nothing lost, nothing twice; ARGS="--faults 50 --seed 2 --kinds redis", --help
 	@$(SETUP) venv services tests
 	@$(WITH_SERVICES) sh -c 'cronium images build && exec python -m tests.chaos $$ARGS'
+
+fuzz: ## any message, output file and log for ten minutes: nothing crashes; ARGS="--minutes 1 --only tree"
+	@$(SETUP) venv services tests
+	@$(BIN)/python -m tests.fuzz $$ARGS
 
 up: ## the fleet in the foreground: worker, agent, beat, Flower; Ctrl-C ends it, records stay in var/
 	@$(SETUP) venv services

@@ -1,4 +1,7 @@
-"""`make bench`: run all benchmarks, print a table, write benchmarks/results/latest.json."""
+"""`make bench`: run all benchmarks, print a table, write benchmarks/results/latest.json.
+
+`make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py).
+"""
 
 import json
 import sys
@@ -7,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import attacks
 from benchmarks.fleet import running_worker
 from benchmarks.housekeeping import pull_to_all_hosts, sweep_orphans
 from benchmarks.jobs import enqueue_to_result, lines_lost, raw_cycle
@@ -43,4 +47,4 @@ def show(figures: list[Figure]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    attacks.main() if sys.argv[1:] == ["attacks"] else main()

@@ -15,13 +15,18 @@ _READY_TIMEOUT_S = 30
 
 
 @contextmanager
-def running_worker() -> Iterator[str]:
-    """Start a jobs node, give the name of its queue, and end it. Nothing of the log is cut."""
+def running_worker(**environment: str) -> Iterator[str]:
+    """Start a jobs node, give the name of its queue, and end it. Nothing of the log is cut, unless the environment says
+    so."""
     queue = f"bench-{uuid4().hex[:8]}"
     settings = get_settings()
     worker = subprocess.Popen(
         [
-            *("/usr/bin/env", "CRONIUM_LOG__MAX_BYTES=256m"),
+            *(
+                "/usr/bin/env",
+                "CRONIUM_LOG__MAX_BYTES=256m",
+                *(f"{name}={value}" for name, value in environment.items()),
+            ),
             *(str(Path(sys.executable).parent / "cronium"), "worker", "--node", "jobs", "--queues", queue),
         ],
         stdout=subprocess.DEVNULL,

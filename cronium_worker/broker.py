@@ -10,14 +10,22 @@ HIGHEST_PRIORITY = 9  # of a job: 9 first, 0 last
 
 def broker_url(settings: Settings) -> str:
     """As Celery takes it."""
-    if settings.broker_url is not None:
-        return settings.broker_url.get_secret_value()
-    return celery_url(settings.redis_url.get_secret_value())
+    return celery_url((settings.broker_url or settings.redis_url).get_secret_value())
+
+
+def result_backend(settings: Settings) -> str:
+    """As Celery takes it."""
+    return celery_url((settings.result_backend or settings.redis_url).get_secret_value())
 
 
 def celery_url(url: str) -> str:
-    """Celery's name for a Redis behind a Unix socket."""
-    return "redis+socket://" + url.removeprefix("unix://") if url.startswith("unix://") else url
+    """Celery's way to write an address: a Redis behind a Unix socket has a name of its own, and with TLS Celery
+    wants to be told that the server's certificate is to be checked, which redis-py does anyway."""
+    if url.startswith("unix://"):
+        return "redis+socket://" + url.removeprefix("unix://")
+    if url.startswith("rediss://") and "ssl_cert_reqs=" not in url:
+        return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
+    return url
 
 
 def is_amqp(settings: Settings) -> bool:

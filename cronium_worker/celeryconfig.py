@@ -5,8 +5,8 @@ The measurements are in docs/architecture.md ("Celery's part").
 
 from cronium_worker.broker import HIGHEST_PRIORITY as _HIGHEST_PRIORITY
 from cronium_worker.broker import broker_url as _broker_url
-from cronium_worker.broker import celery_url as _celery_url
 from cronium_worker.broker import is_amqp as _is_amqp
+from cronium_worker.broker import result_backend as _result_backend
 from cronium_worker.broker import transport_options as _transport_options
 from cronium_worker.models.job import DEFAULT_QUEUE
 from cronium_worker.schedule import beat_schedule as _beat_schedule
@@ -16,16 +16,19 @@ _settings = get_settings()
 _redis_url = _settings.redis_url.get_secret_value()
 
 broker_url = _broker_url(_settings)
-result_backend = _settings.result_backend.get_secret_value() if _settings.result_backend else _celery_url(_redis_url)
+result_backend = _result_backend(_settings)
 result_expires = _settings.result_ttl
 # A result that is due while Redis is away is stored when it is back; without this it is lost.
 result_backend_always_retry = True
 # One connection pool for all threads: 17 instead of 46 connections at 32 slots.
 result_backend_thread_safe = True
 
+# Also of control commands, which take the two of tasks.
 accept_content = ["json"]
 task_serializer = "json"
+result_accept_content = ["json"]
 result_serializer = "json"
+event_serializer = "json"
 timezone = "UTC"
 
 task_default_queue = DEFAULT_QUEUE

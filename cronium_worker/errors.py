@@ -7,6 +7,7 @@ CroniumError
 ├── JobNotFound             no record of that id
 ├── JobConflict             the id is taken by another job
 ├── JobFailed               the job ended other than `completed`; `.result` has everything
+├── SecretsUnreadable       there is no key for a job's secrets, or another one; the message says what to do
 ├── ClaimLost               this worker no longer owns the attempt; it must write nothing more
 ├── Detached                this worker is to leave the attempt to the next one; its container runs on
 └── Fault                   an attempt ended for a typed reason: becomes the result's `error`
@@ -51,6 +52,10 @@ class JobNotFound(CroniumError):
 
 class JobConflict(CroniumError):
     """A different job with the same id is registered."""
+
+
+class SecretsUnreadable(CroniumError):
+    """A job's secrets cannot be encrypted or decrypted here; the message has nothing of them, and says what to do."""
 
 
 class ClaimLost(CroniumError):

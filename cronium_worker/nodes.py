@@ -18,10 +18,11 @@ from cronium_worker import __version__
 from cronium_worker.agent import Agent
 from cronium_worker.app import app
 from cronium_worker.engine.client import Engine
+from cronium_worker.engine.confinement import confinement
+from cronium_worker.engine.firewall import Firewall
 from cronium_worker.engine.images import ImageManager
 from cronium_worker.engine.inventory import engine_facts, own_containers, sandbox_ids
 from cronium_worker.engine.network import ensure_network
-from cronium_worker.errors import ConfigurationError
 from cronium_worker.execution.runner import Runner
 from cronium_worker.execution.sandbox import CLEANUP_TIMEOUT_S, Host
 from cronium_worker.fleet.cancels import CancelListener
@@ -55,13 +56,9 @@ def install(celery: Any) -> None:
 
 def make_host(settings: Settings) -> Host:
     """Connect to the engine and make this host fit for jobs. Raises ConfigurationError, NetworkError."""
-    profile = settings.security.seccomp_profile
-    try:
-        seccomp = profile.read_text() if profile else None
-    except OSError as error:
-        raise ConfigurationError(f"CRONIUM_SECURITY__SECCOMP_PROFILE: {error.strerror}: {profile}") from None
     # Every slot may have a call and a stream under way.
     engine = Engine(connections=2 * settings.concurrency + 4)
+    seccomp = confinement(engine, settings.security)
     ensure_network(engine, fleet=settings.fleet)
     return Host(engine=engine, settings=settings, seccomp=seccomp)
 
@@ -119,6 +116,8 @@ class JobsStep(_Node):
         self._worker = worker
         self._queues = tuple(worker.app.amqp.queues.consume_from)
         self._host = make_host(settings)
+        self._firewall = Firewall(self._host.engine, settings.security)
+        self._firewall.keep()
         self._places = [settings.base_path, Path(engine_facts(self._host.engine)["root"])]
         self._node_id = uuid4().hex
         self._runner = Runner(
@@ -173,6 +172,9 @@ class JobsStep(_Node):
         shortage = "; ".join(filter(None, (r.shortage(min_free_bytes=self._settings.min_free_disk) for r in rooms)))
         # Its slots would be free and its jobs fail, one after the other.
         engine = "" if self._host.engine.answers() else "the Docker Engine does not answer"
+        # Whoever reloads the host's firewall may take the rules away. While the engine is away there is nothing to ask.
+        problem = "" if engine else self._firewall.keep()
+        unfenced = problem if self._settings.security.firewall == "require" else ""
         running = len(self._runner.active.ids())
         report = {
             "fleet": self._settings.fleet,
@@ -184,7 +186,7 @@ class JobsStep(_Node):
             "queues": self._queues,
             "taking_jobs": self._intake.is_open,
             "stopping": self._stopping,
-            "unfit": engine or shortage,
+            "unfit": engine or shortage or unfenced,
             "free_bytes": {str(found.path): found.free_bytes for found in rooms},
         }
         drained = hosts().beat(self._settings.host_name, self.node, report)

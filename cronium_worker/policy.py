@@ -8,6 +8,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from cronium_worker.models import Job, Resources, ScriptType
 from cronium_worker.models.job import PullPolicy
+from cronium_worker.sealing import NO_KEY
 from cronium_worker.settings import OWN_NAMES, Settings
 
 # How often the fleet runs a job again after faults of its own, whatever the job's own policy says.
@@ -23,13 +24,19 @@ def admit(data: Job | Mapping[str, Any], settings: Settings) -> Job:
     Raises pydantic.ValidationError with all the fields that are wrong in themselves, above a maximum, or not
     on an allow-list. Nothing is lowered silently.
     """
-    job = data if isinstance(data, Job) else Job.model_validate(data)
-    given = job.resources.model_dump(exclude_unset=True)
-    resources = Resources(**{**settings.defaults.model_dump(), **given})
-    errors = [*_above_maxima(resources, settings), *_not_allowed(job, settings)]
+    job = with_defaults(data if isinstance(data, Job) else Job.model_validate(data), settings)
+    errors = [*_above_maxima(job.resources, settings), *_not_allowed(job, settings)]
+    if job.secrets and not settings.secret_keys:
+        errors.append(_refusal(("secrets",), None, NO_KEY))
     if errors:
         raise ValidationError.from_exception_data("Job", errors, hide_input=True)
-    return job.model_copy(update={"resources": resources})
+    return job
+
+
+def with_defaults(job: Job, settings: Settings) -> Job:
+    """The job with the fleet's defaults for resources that were not given, whatever the maxima are now."""
+    given = job.resources.model_dump(exclude_unset=True)
+    return job.model_copy(update={"resources": Resources(**{**settings.defaults.model_dump(), **given})})
 
 
 def image_candidates(job: Job, settings: Settings) -> tuple[str, ...]:

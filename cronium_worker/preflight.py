@@ -67,7 +67,9 @@ def remedy(error: RedisError | OSError, setting: str) -> str:
     if isinstance(error, ReadOnlyError):
         return f"this is a replica: set {setting} to the primary"
     if isinstance(error, ResponseError):
-        if "NOPERM" in str(error) or isinstance(error, NoPermissionError):
+        # Inside a script a denial is an ERR: "The user executing the script can't publish to the channel …".
+        denied = "NOPERM" in str(error) or "user executing the script can't" in str(error)
+        if denied or isinstance(error, NoPermissionError):
             return "let this user run scripts, and read and write keys and channels cronium:*"
         if will_pass(error):
             return "give Redis more memory or disk, or wait until it is ready"

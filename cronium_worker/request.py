@@ -35,18 +35,22 @@ class JobRequest(Request):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        job = self.args[0] if self.args else None
-        if isinstance(job, Mapping):
+        if len(self.args) != 1 or not isinstance(self.args[0], str):
             # A foreign producer sends the whole job, and says of it what it likes: that is shown nowhere.
-            self._argsrepr = self._request_dict["argsrepr"] = f"{self._job_id()} {_script_type(job)}"
-            self._kwargsrepr = self._request_dict["kwargsrepr"] = "{}"
+            self._argsrepr = self._request_dict["argsrepr"] = f"{self._job_id()} {_script_type(self._job())}"
+        self._kwargsrepr = self._request_dict["kwargsrepr"] = "{}"
 
     def info(self, safe: bool = False) -> Any:
         """What `inspect` and Flower see of it: never the job itself."""
         return super().info(safe=True)
 
+    def _job(self) -> Any:
+        """Its id, or all of it as a foreign producer has sent it."""
+        named = self.kwargs.get("job") if isinstance(self.kwargs, Mapping) else None
+        return self.args[0] if self.args else named
+
     def _job_id(self) -> str:
-        job = self.args[0] if self.args else None
+        job = self._job()
         given = str(job.get("id") if isinstance(job, Mapping) else job)
         return given if re.fullmatch(JOB_ID_PATTERN, given) else str(self.id)
 
@@ -69,15 +73,16 @@ class JobRequest(Request):
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """Called in the thread that is about to run the task."""
         if self._to_cancel:
-            if self.args and isinstance(self.args[0], Mapping):
+            job = self._job()
+            if isinstance(job, Mapping):
                 with suppress(JobFailed, RedisError):  # the task itself will say so
-                    register_foreign(self.args[0], self._context)
+                    register_foreign(job, self._context)
             end_jobs([self._job_id()])
         super().on_accepted(pid, time_accepted)
 
 
-def _script_type(job: Mapping[str, Any]) -> str:
-    script = job.get("script")
+def _script_type(job: Any) -> str:
+    script = job.get("script") if isinstance(job, Mapping) else None
     given = str(script.get("type")).lower() if isinstance(script, Mapping) else ""
     known: dict[str, ScriptType] = {"bash": "bash", "python": "python", "node": "node", "nodejs": "node"}
     return known.get(given, "?")

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from cronium_worker.errors import ConfigurationError, validation_message
@@ -54,6 +55,32 @@ def _absolute(value: Path) -> Path:
     return value
 
 
+def _confining(value: str) -> str:
+    if value == "unconfined":
+        raise ValueError("must name a profile: jobs are never without one where AppArmor is on")
+    return value
+
+
+def _uid_pool(value: str) -> str:
+    found = re.fullmatch(r"([1-9][0-9]{0,8})-([1-9][0-9]{0,8})", value)
+    if value and not (found and int(found[1]) <= int(found[2])):
+        raise ValueError('must be the first and the last uid like "20000-20063"')
+    return value
+
+
+def _destinations(values: tuple[str, ...]) -> tuple[str, ...]:
+    for number, value in enumerate(values, 1):
+        address, colon, port = value.partition(":")
+        try:
+            IPv4Network(address)
+        except ValueError:
+            address = ""
+        if not address or (colon and not (re.fullmatch(r"[0-9]{1,5}", port) and 1 <= int(port) <= 65535)):
+            what = "must be an IPv4 address or network, maybe with a port, as 10.1.0.0/16 or 10.1.2.3:443"
+            raise ValueError(f"entry {number} {what}")
+    return values
+
+
 def _ascii(value: SecretStr) -> SecretStr:
     if not (value.get_secret_value().isascii() and value.get_secret_value().isprintable()):
         raise ValueError("must be printable ASCII")
@@ -73,6 +100,18 @@ def _registry_prefix(value: str) -> str:
     if value and not (is_registry(host) and is_image(f"{value}/name")):
         raise ValueError('must be a registry and maybe a path like "registry.example:5000/team"')
     return value
+
+
+def _secret_keys(value: object) -> object:
+    """Written with commas between them."""
+    return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+
+
+def _fernet_keys(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for number, value in enumerate(values, 1):
+        if not re.fullmatch(r"[A-Za-z0-9_-]{43}=", value.get_secret_value()):  # 32 bytes
+            raise ValueError(f"key {number} is none: make one with `cronium key`, and put commas between several")
+    return values
 
 
 def without_password(url: str) -> str:
@@ -144,22 +183,48 @@ class Registry(_Section):
 
 
 class Maxima(_Section):
-    """What a job may ask for at most; a job above any of these is refused. None: no limit."""
+    """What a job may ask for at most; a job above any of these is refused. None: no limit.
+
+    `inodes` is no job's to ask for: it holds for each of them."""
 
     cpu: float = Field(default=2, gt=0)
     memory: Size = 2048 * MIB
     pids: int = Field(default=1000, ge=1)
     disk_io: Size | None = None
     disk: Size = 10 * 1024 * MIB
+    inodes: int = Field(default=1_000_000, ge=1000, description="files and directories that a job may have")
 
 
 class Security(_Section):
     """The container's profile beyond what is fixed (no capabilities, no new privileges, no swap, read-only root)."""
 
-    seccomp_profile: Path | None = Field(default=None, description="file; None: the engine's default profile")
-    apparmor_profile: str = Field(default="", description="empty: the engine's default where AppArmor is on")
-    selinux_label: str = ""
-    runtime: str = Field(default="", description="required runtime, as runsc; empty: the engine's default")
+    seccomp_profile: Annotated[Path, AfterValidator(_absolute)] | None = Field(
+        default=None, description="file; None: the engine's default profile"
+    )
+    apparmor_profile: Annotated[str, AfterValidator(_confining)] = Field(
+        default="", pattern=r"^[!-~]*$", description="empty: the engine's default where AppArmor is on"
+    )
+    selinux_label: str = Field(default="", pattern=r"^((user|role|type|level):[!-~]+)?$", description="as type:x_t")
+    runtime: str = Field(
+        default="", pattern=r"^[A-Za-z0-9_./-]*$", description="required runtime, as runsc; empty: the engine's default"
+    )
+    uid_pool: Annotated[str, AfterValidator(_uid_pool)] = Field(
+        default="", description="first and last of the uids of which each sandbox has its own, as 20000-20063"
+    )
+
+    firewall: Literal["auto", "require", "off"] = Field(
+        default="auto", description="auto: rules where they can be had; require: no jobs without; off: somebody else's"
+    )
+    block_private: bool = Field(default=False, description="no private networks for jobs on the isolated network")
+    allowed_addresses: Annotated[tuple[str, ...], AfterValidator(_destinations)] = Field(
+        default=(), description="what jobs reach all the same, as 10.1.0.0/16 or 10.1.2.3:443"
+    )
+
+    @property
+    def uids(self) -> range | None:
+        """The uid pool; None: every sandbox has the uid of `container_user`."""
+        first, _, last = self.uid_pool.partition("-")
+        return range(int(first), int(last) + 1) if self.uid_pool else None
 
 
 class Log(_Section):
@@ -219,6 +284,12 @@ class Settings(BaseSettings):
     result_backend: SecretStr | None = None
     fleet: str = Field(default="default", pattern=_NAME)
     host_name: str = Field(default_factory=_own_host_name, pattern=_NAME)
+    secret_keys: Annotated[
+        tuple[SecretStr, ...], NoDecode, BeforeValidator(_secret_keys), AfterValidator(_fernet_keys)
+    ] = Field(default=(), description="the first one encrypts jobs' secrets, each decrypts them")
+    secret_ttl: int = Field(
+        default=7 * 24 * 3600, ge=60, description="seconds that secrets are kept for a job that no worker has"
+    )
     base_path: Annotated[Path, AfterValidator(_absolute)] = Path("/var/lib/cronium")
     container_user: str = Field(default="1000:1000", pattern=r"^[1-9]\d{0,8}:[1-9]\d{0,8}$")
     images: Images = Images()
@@ -239,6 +310,14 @@ class Settings(BaseSettings):
     min_free_disk: Size = 1024 * MIB
     concurrency: int = Field(default=8, ge=1, le=1024)
 
+    @field_validator("concurrency")
+    @classmethod
+    def _has_uids(cls, value: int, info: ValidationInfo) -> int:
+        security: Security | None = info.data.get("security")
+        if security is not None and security.uids is not None and len(security.uids) < value:
+            raise ValueError(f"more than the {len(security.uids)} uids of CRONIUM_SECURITY__UID_POOL: give it more")
+        return value
+
     @property
     def container_uid_gid(self) -> tuple[int, int]:
         uid, gid = self.container_user.split(":")
@@ -255,6 +334,7 @@ class Settings(BaseSettings):
         for name in ("redis_url", "broker_url", "result_backend"):
             secret: SecretStr | None = getattr(self, name)
             data[name] = without_password(secret.get_secret_value()) if secret else None
+        data["secret_keys"] = ",".join("***" for _ in self.secret_keys)
         data["registry"]["password"] = "***" if self.registry.password.get_secret_value() else ""
         data["flower"]["password"] = "***" if self.flower.login else ""
         return data

@@ -1,10 +1,12 @@
 """The Celery tasks of jobs. Producers import this module: it must not import Docker or `execution`."""
 
+import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any
+from uuid import uuid4
 
 from celery import Task
 from celery.exceptions import Ignore
@@ -13,7 +15,7 @@ from redis.exceptions import RedisError
 
 from cronium_worker.app import app
 from cronium_worker.broker import message_priority
-from cronium_worker.errors import JobConflict, JobFailed, validation_message
+from cronium_worker.errors import JobConflict, JobFailed, SecretsUnreadable, validation_message
 from cronium_worker.fleet.events import now_iso
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import ErrorInfo, Job, JobResult
@@ -25,12 +27,23 @@ from cronium_worker.settings import get_settings
 # What canvas puts into a message: a job that must be sent again goes on in its chain, chord or group.
 _CANVAS = ("link", "link_error", "chain", "chord", "group_id", "group_index", "root_id", "parent_id")
 
+_IN_CLEAR = (
+    "secrets: they came unencrypted, and whoever reads the broker may have them: change them, and send a Fernet token "
+    'of {"job_id": …, "secrets": {…}} in their place, made with a key of CRONIUM_SECRET_KEYS'
+)
+
 
 def make_store(*, retries: int = 3) -> JobStore:
     """A store by the settings. `retries`: as of `connect`."""
     settings = get_settings()
     redis = connect(settings.redis_url.get_secret_value(), retries=retries)
-    return JobStore(redis, result_ttl_s=settings.result_ttl, lease_ttl_s=settings.lease_ttl)
+    return JobStore(
+        redis,
+        result_ttl_s=settings.result_ttl,
+        lease_ttl_s=settings.lease_ttl,
+        secret_keys=[key.get_secret_value() for key in settings.secret_keys],
+        secret_ttl_s=settings.secret_ttl,
+    )
 
 
 @cache
@@ -42,10 +55,10 @@ def store() -> JobStore:
 def _register(data: Job | Mapping[str, Any], task_id: str | None, canvas: Mapping[str, Any]) -> tuple[Job, str, str]:
     """Check a job and write its record. Returns the job, its task id and its queue.
 
-    The job is kept as it was given: the worker fills in the defaults of its own fleet.
-    Raises pydantic.ValidationError, JobConflict.
+    The job is kept as it was given: the worker fills in the defaults of its own fleet. Its secrets may be encrypted.
+    Raises pydantic.ValidationError, JobConflict, SecretsUnreadable.
     """
-    job = data if isinstance(data, Job) else Job.model_validate(data)
+    job = data if isinstance(data, Job) else Job.model_validate(_opened(data, task_id))
     if task_id is not None and "id" not in job.model_fields_set:
         # Canvas has chosen the task's id already: the job takes it, so that both are one.
         job = Job.model_validate({**job.model_dump(exclude_unset=True), "id": task_id})
@@ -56,6 +69,26 @@ def _register(data: Job | Mapping[str, Any], task_id: str | None, canvas: Mappin
     return job, task_id, queue
 
 
+def _opened(data: Any, task_id: str | None) -> Any:
+    """What was sent, its secrets decrypted. Raises SecretsUnreadable."""
+    sealed = data.get("secrets") if isinstance(data, Mapping) else None
+    if not isinstance(sealed, str):
+        return data
+    return {**data, "secrets": store().secrets.open(str(data.get("id", task_id)), sealed)}
+
+
+def _for_message(value: Any) -> Any:
+    """A job as it may stand in a message, its secrets encrypted; anything else as it is."""
+    is_clear = isinstance(value, Mapping) and isinstance(value.get("secrets"), Mapping)
+    job = Job.model_validate(value) if is_clear else value
+    if not isinstance(job, Job):
+        return value
+    if not job.secrets:
+        return job.__json__()
+    admit(job, get_settings())
+    return {**json.loads(job.to_json(secrets=False)), "secrets": store().secrets.seal(job.id, job.secrets)}
+
+
 class JobTask(Task):
     """Checks and registers the job in the caller's process; the message carries the job's id alone.
 
@@ -63,6 +96,17 @@ class JobTask(Task):
     """
 
     Request = "cronium_worker.request:JobRequest"  # revoke and terminate are our cancel
+
+    def signature(self, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
+        """As Celery's. It may travel in the message of another task: a job's secrets are encrypted for it, and for
+        that the job's id is settled here. Raises pydantic.ValidationError for a job with secrets."""
+        args, kwargs = tuple(map(_for_message, args or ())), {k: _for_message(v) for k, v in (kwargs or {}).items()}
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Mapping) and isinstance(value.get("secrets"), str) and "id" in value:
+                options.setdefault("task_id", value["id"])
+        return super().signature(args, kwargs, *more, **options)
+
+    subtask = signature
 
     def apply_async(
         self,
@@ -126,16 +170,21 @@ def execute_job(self: Any, job: str | Mapping[str, Any]) -> JobResult:
     return result
 
 
-def register_foreign(data: Mapping[str, Any], request: Any) -> str:
-    """Register what a producer has sent without doing so. `request`: of its message. Raises JobFailed."""
+def register_foreign(data: Any, request: Any) -> str:
+    """Register what a producer has sent without doing so: whatever it is. `request`: of its message. Raises
+    JobFailed."""
     task_id = request.id
+    if not task_id.isprintable():  # of control characters and lone surrogates: no key of Redis, no line of a log
+        raise JobFailed(_refused(uuid4().hex, "validation", "the message's id is not printable text"))
     sent = {"link": request.callbacks, "link_error": request.errbacks, "group_id": request.group}
     sent |= {name: getattr(request, name, None) for name in ("chain", "chord", "group_index", "root_id", "parent_id")}
     try:
+        if isinstance(data, Mapping) and data.get("secrets") and not isinstance(data["secrets"], str):
+            raise SecretsUnreadable(_IN_CLEAR)
         job, _, _ = _register(data, task_id, {name: value for name, value in sent.items() if value})
-    except (ValidationError, JobConflict) as error:
-        given = data.get("id")
-        job_id = given if isinstance(given, str) and re.fullmatch(JOB_ID_PATTERN, given) else task_id
+    except (ValidationError, JobConflict, SecretsUnreadable) as error:
+        ids = (data.get("id") if isinstance(data, Mapping) else None, task_id)
+        job_id = next((i for i in ids if isinstance(i, str) and re.fullmatch(JOB_ID_PATTERN, i)), uuid4().hex)
         message = validation_message(error) if isinstance(error, ValidationError) else str(error)
         result = _refused(job_id, "validation", message)
         store().refuse(result)

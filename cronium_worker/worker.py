@@ -9,10 +9,13 @@ from celery.worker import state as worker_state
 from cronium_worker import nodes
 from cronium_worker.app import app
 from cronium_worker.engine.client import Engine
+from cronium_worker.engine.confinement import confinement
+from cronium_worker.engine.firewall import Firewall
+from cronium_worker.engine.network import ensure_network
 from cronium_worker.errors import ConfigurationError
 from cronium_worker.models.job import JOBS_NODE
 from cronium_worker.preflight import check_redis
-from cronium_worker.settings import get_settings
+from cronium_worker.settings import Settings, get_settings
 from cronium_worker.workspace.lock import lock_host
 
 _LOCK_TIMEOUT_S = 5
@@ -20,15 +23,40 @@ _LOCK_TIMEOUT_S = 5
 
 def serve(name: str, arguments: Sequence[str]) -> None:
     """Run a node in the foreground until it is told to stop. Raises ConfigurationError before it starts."""
-    Engine().close()  # one clear line now rather than a traceback from inside Celery
+    _check_engine()
     check_redis(get_settings())
     if name.startswith(f"{JOBS_NODE}@"):
+        _require_fence(get_settings())
         _be_the_only_one()
     nodes.install(app)
     # Workspaces belong to the container's user: the worker is root by design. Celery's advice is for pickle.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
-    app.worker_main(["worker", "--hostname", name, "--loglevel", "INFO", *arguments])
+    # Without gossip: nothing of ours needs what nodes tell each other, and one event that is no JSON ended a node.
+    app.worker_main(["worker", "--hostname", name, "--loglevel", "INFO", "--without-gossip", *arguments])
     sys.exit(worker_state.should_stop or 0)  # which Celery keeps to itself
+
+
+def _check_engine() -> None:
+    """One clear line now rather than a traceback from inside Celery."""
+    engine = Engine()
+    try:
+        confinement(engine, get_settings().security)
+    finally:
+        engine.close()
+
+
+def _require_fence(settings: Settings) -> None:
+    """Without `require` the node says loudly what is wrong, and runs jobs."""
+    if settings.security.firewall != "require":
+        return
+    engine = Engine()
+    try:
+        ensure_network(engine, fleet=settings.fleet)
+        Firewall(engine, settings.security).ensure()
+    except ConfigurationError as problem:
+        raise ConfigurationError(f"CRONIUM_SECURITY__FIREWALL=require: {problem}") from None
+    finally:
+        engine.close()
 
 
 def _be_the_only_one() -> None:

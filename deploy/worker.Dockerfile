@@ -18,7 +18,7 @@ USER 0
 
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        ca-certificates python3 python3-venv tini tzdata \
+        ca-certificates nftables python3 python3-venv tini tzdata \
     && python3 -m venv /opt/cronium \
     && apt-get clean \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log

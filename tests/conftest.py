@@ -1,6 +1,8 @@
 """What the tests share: a real Redis, a real Docker Engine, and a fleet of their own that leaves nothing behind."""
 
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,8 +10,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from cryptography.fernet import Fernet
 
 from cronium_worker.settings import Settings
+
+# The key of jobs' secrets, also for this process's own settings, which are read once.
+os.environ.setdefault("CRONIUM_SECRET_KEYS", Fernet.generate_key().decode())
 
 
 def wait_until(condition: Callable[[], Any], *, timeout_s: float = 20, what: str = "condition") -> Any:
@@ -56,6 +62,9 @@ def leftovers(settings: Settings) -> Iterator[Callable[[], list[str]]]:
     for network in client.networks.list(filters={"label": f"cronium.fleet={settings.fleet}"}):
         network.remove()
     client.close()
+    # The workers' firewall rules are for this bridge.
+    if shutil.which("nft") and not Path("/sys/class/net/br-cronium").exists():
+        subprocess.run(["nft", "delete", "table", "inet", "cronium"], stderr=subprocess.DEVNULL, check=False)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

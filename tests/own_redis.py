@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -107,3 +108,12 @@ class OwnRedis:
             yield
         finally:
             self.limit_memory(0)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
+    """For one test. A conftest or a module has it by importing it."""
+    redis = OwnRedis(tmp_path)
+    redis.start()
+    yield redis
+    redis.kill()

@@ -1,36 +1,37 @@
 """`cronium doctor`: is this host fit? One line a check."""
 
 import os
+import pwd
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 from redis.exceptions import RedisError
 
 from cronium_worker.broker import is_amqp
+from cronium_worker.cli import hardening
+from cronium_worker.cli.finding import Finding
 from cronium_worker.errors import BrokerUnavailable, CroniumError
 from cronium_worker.fleet.store import connect
 from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
 from cronium_worker.preflight import RedisServer, look, redis_addresses, remedy
 from cronium_worker.settings import Settings, get_settings, without_password
 
+if TYPE_CHECKING:
+    from cronium_worker.engine.client import Engine
+
 _CANARY_S = 5.0
-
-
-class Finding(NamedTuple):
-    """What a check found. `remedy`: empty when all is well."""
-
-    name: str
-    text: str
-    remedy: str = ""
+_MOUNT_FLAGS = {os.ST_RDONLY: "ro", os.ST_NOSUID: "nosuid", os.ST_NODEV: "nodev", os.ST_NOEXEC: "noexec"}
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
     for name, address in redis_addresses(settings):
         part = "redis" if name == "CRONIUM_REDIS_URL" else "broker"
         shown = without_password(address)
+        yield from hardening.redis_address(part, shown, address)
         try:
             with connect(address, retries=0) as redis:
                 server = look(redis)
@@ -80,12 +81,6 @@ def _docker(settings: Settings) -> Iterator[Finding]:
         yield Finding("docker", str(error), "start the Docker Engine, or set DOCKER_HOST")
         return
     yield Finding("docker", f"Engine {info['ServerVersion']}, cgroup v{info.get('CgroupVersion', '1')}")
-    seccomp = any("seccomp" in option for option in info.get("SecurityOptions") or ())
-    yield Finding(
-        "seccomp",
-        "on" if seccomp else "not available",
-        "" if seccomp else "use a kernel and an engine with seccomp: system calls of jobs are not filtered",
-    )
     for kind in ("bash", "python", "node"):
         candidates = [settings.registry.resolve(name) for name in settings.images.candidates(kind)]
         found = first_present(engine, candidates)
@@ -93,7 +88,104 @@ def _docker(settings: Settings) -> Iterator[Finding]:
         make = "run `cronium images pull --local`" if pulled else "run `make images` (or `cronium images build`)"
         remedy = "" if found else make
         yield Finding(f"image {kind}", found or f"none of {', '.join(candidates)}", remedy)
+    try:
+        yield from _hardness(engine, info)
+        yield from _redis_for_jobs(engine, settings)
+    except CroniumError as error:
+        yield Finding("docker", str(error), "start the Docker Engine")
     engine.close()
+
+
+def _hardness(engine: "Engine", info: Mapping[str, Any]) -> Iterator[Finding]:
+    """Of the engine, and of who may use it."""
+    versions = engine.components()
+    for name in ("Engine", "containerd", "runc"):
+        yield hardening.component(name, versions.get(name, ""))
+    yield from hardening.engine(info)
+    if engine.socket_path is None:
+        address, verified = engine.address
+        yield hardening.engine_address(address, verified=verified)
+        return
+    with suppress(OSError):
+        yield hardening.engine_socket(engine.socket_path, Path(engine.socket_path).stat().st_mode)
+
+
+def _redis_for_jobs(engine: "Engine", settings: Settings) -> Iterator[Finding]:
+    """Without its password, at the address that containers have for this host: the firewall is looked at apart."""
+    from cronium_worker.engine.network import host_address
+
+    address = host_address(engine)
+    url = urlsplit(settings.redis_url.get_secret_value())
+    if address is None or url.scheme == "unix":
+        return
+    port = url.port or 6379
+    try:
+        with connect(f"{url.scheme}://{address}:{port}", retries=0, read_timeout_s=2) as redis:
+            answers = bool(redis.ping())
+    except (RedisError, OSError):
+        answers = False
+    yield hardening.redis_for_jobs(address, port, answers=answers)
+
+
+def _host(settings: Settings) -> Iterator[Finding]:
+    """What the kernel and the accounts of this host let happen."""
+    values: dict[str, str | None] = {}
+    for name in hardening.SYSCTLS:
+        values[name] = None
+        with suppress(OSError):
+            values[name] = Path("/proc/sys", *name.split(".")).read_text().strip()
+    yield from hardening.sysctls(values)
+    uid, _ = settings.container_uid_gid
+    try:
+        entry = pwd.getpwuid(uid)
+        yield hardening.container_user(uid, (entry.pw_name, entry.pw_shell))
+    except KeyError:
+        yield hardening.container_user(uid, None)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    yield hardening.umask(mask)
+    path = settings.base_path
+    if path.is_dir():
+        about, flags = path.stat(), os.statvfs(path).f_flag
+        options = ",".join(name for flag, name in _MOUNT_FLAGS.items() if flags & flag) or "rw"
+        own = about.st_dev != Path("/").stat().st_dev
+        yield from hardening.base_path(
+            str(path),
+            mode=about.st_mode,
+            owner=about.st_uid,
+            expected=os.geteuid(),
+            own_file_system=own,
+            options=options,
+        )
+
+
+def _firewall(settings: Settings) -> Iterator[Finding]:
+    from cronium_worker.engine.client import Engine
+    from cronium_worker.engine.firewall import Firewall
+
+    if settings.security.firewall == "off":
+        yield Finding("firewall", "CRONIUM_SECURITY__FIREWALL=off: the rules are somebody else's")
+        return
+    try:
+        engine = Engine()
+    except CroniumError:
+        return  # told already
+    try:
+        in_place = Firewall(engine, settings.security).look()
+    except CroniumError as error:
+        reason, _, advice = str(error).partition("; ")
+        yield Finding("firewall", reason, advice or "see `cronium firewall`")
+        return
+    finally:
+        engine.close()
+    if in_place is None:
+        yield Finding("firewall", "nothing to fence: no job has run here yet")
+        return
+    yield Finding(
+        "firewall",
+        "jobs are fenced" if in_place else "rules are missing, or are not those of these settings",
+        "" if in_place else "start the worker as root, or load them with `cronium firewall | nft -f -`",
+    )
 
 
 def _base_path(settings: Settings) -> Iterator[Finding]:
@@ -158,21 +250,27 @@ def _queue(queue: str, serving: Mapping[str, Mapping[str, Any]], ask: Callable[.
     return Finding(name, f"{', '.join(taking)}: took no message", "restart these workers: they live, and take no jobs")
 
 
+_OK, _WEAK, _FAILED = (
+    click.style(mark, fg=colour) for mark, colour in (("ok  ", "green"), ("weak", "yellow"), ("FAIL", "red"))
+)
+
+
 @click.command()
 @click.option("--workers", is_flag=True, help="check as well that workers take what is sent to them")
 def doctor(workers: bool) -> None:
-    """Check this host: one line a check, with the remedy. Exit code 1 if any failed.
+    """Check this host: one line a check, with the remedy. Exit code 1 if any failed; not for what is only weak.
 
     \b
     Example:
       cronium doctor --workers
     """
     settings = get_settings()
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [_redis, _broker, _docker, _base_path]
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [_redis, _broker, _docker, _firewall, _base_path, _host]
     failed = False
     for check in [*checks, _workers] if workers else checks:
         for finding in check(settings):
-            failed = failed or bool(finding.remedy)
-            mark = click.style("ok  ", fg="green") if not finding.remedy else click.style("FAIL", fg="red")
+            failed = failed or bool(finding.remedy and not finding.weak)
+            mark = _WEAK if finding.weak else _FAILED
+            mark = mark if finding.remedy else _OK
             click.echo(f"{mark} {finding.name}: {finding.text}" + (f" → {finding.remedy}" if finding.remedy else ""))
     raise click.exceptions.Exit(int(failed))

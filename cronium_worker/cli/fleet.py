@@ -50,7 +50,8 @@ def ask_every_host(task: str, *, timeout_s: float, **arguments: Any) -> HostRepo
 @click.command()
 @_JSON_OPTION
 def hosts(as_json: bool) -> None:
-    """List the fleet's hosts: live, draining (they take no jobs), unfit (no room on a disk, or no engine), and gone.
+    """List the fleet's hosts: live, draining (they take no jobs), unfit (no room on a disk, no engine, or no firewall
+    where it is required), and gone.
 
     \b
     Example:

@@ -8,11 +8,12 @@ from redis.exceptions import RedisError
 
 from cronium_worker import __version__
 from cronium_worker.cli.doctor import doctor
+from cronium_worker.cli.firewall import firewall
 from cronium_worker.cli.fleet import cleanup, drain, hosts
 from cronium_worker.cli.flower import flower
 from cronium_worker.cli.images import images
 from cronium_worker.cli.jobs import cancel, logs, ps, result, status
-from cronium_worker.cli.operate import config, worker
+from cronium_worker.cli.operate import config, key, worker
 from cronium_worker.cli.run import run
 from cronium_worker.errors import BrokerUnavailable, CroniumError, validation_message
 
@@ -31,7 +32,9 @@ def cli() -> None:
     """
 
 
-for command in (run, logs, status, result, cancel, ps, hosts, drain, cleanup, worker, images, flower, doctor, config):
+_JOBS = (run, logs, status, result, cancel, ps)
+_HOSTS = (hosts, drain, cleanup, worker, images, flower, doctor, config, key, firewall)
+for command in (*_JOBS, *_HOSTS):
     cli.add_command(command)
 
 

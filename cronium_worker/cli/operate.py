@@ -1,4 +1,4 @@
-"""`cronium worker`, `config`: a host's own nodes and settings."""
+"""`cronium worker`, `config`, `key`: a host's own nodes and settings."""
 
 import json
 import sys
@@ -70,6 +70,22 @@ def config(as_json: bool) -> None:
         return
     for name, value in _flat("CRONIUM", settings):
         click.echo(f"{name}={value if isinstance(value, str) else json.dumps(value)}")
+
+
+@click.command()
+def key() -> None:
+    """Print a new key for jobs' secrets. All of the fleet needs it, producers and workers, in CRONIUM_SECRET_KEYS.
+
+    To change it: put the new key, and a comma, before the old one, everywhere; take the old one away when no job from
+    before is waiting.
+
+    \b
+    Example:
+      echo "CRONIUM_SECRET_KEYS=$(cronium key)" >>/etc/cronium/cronium.env
+    """
+    from cronium_worker.sealing import new_key
+
+    click.echo(new_key())
 
 
 def _flat(prefix: str, values: dict[str, Any], join: str = "_") -> list[tuple[str, Any]]:

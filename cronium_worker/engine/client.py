@@ -96,6 +96,11 @@ class Engine:
         self.streams.close()
         self._quick.close()
 
+    @property
+    def socket_path(self) -> str | None:
+        """None: the engine is reached by TCP."""
+        return getattr(self.api.get_adapter(self.api.base_url), "socket_path", None)
+
     def answers(self) -> bool:
         """Within 5 s."""
         try:
@@ -106,6 +111,17 @@ class Engine:
     def info(self) -> dict[str, Any]:
         with faults(DaemonError, "engine info"):
             return self.api.info()
+
+    def components(self) -> dict[str, str]:
+        """Versions by name: Engine, containerd, runc."""
+        with faults(DaemonError, "engine version"):
+            version = self.api.version(api_version=False)
+        return {part["Name"]: part["Version"] for part in version.get("Components") or ()}
+
+    @property
+    def address(self) -> tuple[str, bool]:
+        """Of an engine that is reached by TCP; and whether its certificate is verified."""
+        return self.api.base_url, self.api.base_url.startswith("https://") and bool(self.api.verify)
 
     def create(self, name: str, config: dict[str, Any]) -> str:
         """Create a container from the API's own structure (engine.spec) and return its id.
@@ -121,9 +137,16 @@ class Engine:
                 raise ImagePullError(f"image {config['Image']}: gone from this host", retryable=True) from error
             except APIError as error:
                 if error.status_code != requests.codes.conflict:
+                    self._check_runtime(config)
                     raise
                 self.remove(name)
                 return self._create(name, config)
+
+    def _check_runtime(self, config: dict[str, Any]) -> None:
+        """The engine calls a runtime that it does not have a bad request: another host may have it."""
+        runtime = config["HostConfig"].get("Runtime")
+        if runtime and runtime not in self.info()["Runtimes"]:
+            raise ContainerCreateError(f"the runtime {runtime} is not installed on this host", retryable=True)
 
     def _create(self, name: str, config: dict[str, Any]) -> str:
         created = self.api.create_container_from_config(config, name)  # type: ignore[no-untyped-call]

@@ -38,6 +38,7 @@ class SandboxSpec:
     script_type: ScriptType
     image: str
     workspace: Path
+    user: str  # uid:gid
     resources: Resources
     network: Network
     device: str | None = None  # of the block device behind the workspace, for the I/O limit
@@ -52,7 +53,7 @@ def container_config(spec: SandboxSpec, settings: Settings) -> dict[str, Any]:
         "Image": spec.image,
         "Entrypoint": ["/sbin/tini", "-g", "--"],
         "Cmd": ["/bin/sh", LAUNCHER, INTERPRETERS[spec.script_type]],
-        "User": settings.container_user,
+        "User": spec.user,
         "WorkingDir": "/workspace",
         "Env": [f"{name}={value}" for name, value in _ENVIRONMENT.items()],
         "Labels": {

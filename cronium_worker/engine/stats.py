@@ -12,12 +12,14 @@ from pathlib import Path
 
 from cronium_worker.models import Metrics
 
+_PROCESSES = "processes"
 _V1_FILES = {
     "cpu": ("cpuacct", "cpuacct.usage"),
     "memory": ("memory", "memory.max_usage_in_bytes"),
     "pids": ("pids", "pids.peak"),
     "io": ("blkio", "blkio.throttle.io_service_bytes_recursive"),
     "oom": ("memory", "memory.oom_control"),
+    _PROCESSES: ("pids", "cgroup.procs"),
 }
 _V2_FILES = {
     "cpu": "cpu.stat",
@@ -25,6 +27,7 @@ _V2_FILES = {
     "pids": "pids.peak",
     "io": "io.stat",
     "oom": "memory.events",
+    _PROCESSES: "cgroup.procs",
 }
 
 
@@ -36,11 +39,16 @@ class UsageReader:
         self, pid: int | None, *, proc: Path = Path("/proc"), cgroup_root: Path = Path("/sys/fs/cgroup")
     ) -> None:
         self._files: dict[str, int] = {}
+        self._proc = proc
+        self._processes: Path | None = None
         if pid is None:
             return
+        paths = _paths(pid, proc, cgroup_root)
+        # Opened anew for each look: cgroup v1 may give an open file the list that it gave before (kernel/cgroup).
+        self._processes = paths.pop(_PROCESSES, None)
         with ExitStack() as on_error:
             on_error.callback(self.close)
-            for name, path in _paths(pid, proc, cgroup_root).items():
+            for name, path in paths.items():
                 with suppress(OSError):
                     self._files[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             on_error.pop_all()
@@ -58,6 +66,24 @@ class UsageReader:
     def oom_kills(self) -> int:
         """How many processes of the container the kernel killed for want of memory."""
         return _field(self._text("oom"), "oom_kill") or 0
+
+    def processes(self) -> list[int]:
+        """The container's processes as the host numbers them; empty where they cannot be seen."""
+        try:
+            text = self._processes.read_text() if self._processes is not None else ""
+        except OSError:
+            return []
+        return [int(line) for line in text.splitlines()]
+
+    def written_bytes(self) -> int:
+        """What they, and their children that are gone, have given to file systems to write, also if it is not on
+        the disk yet. (On cgroup v1 such writes are not in the metrics.) See proc_pid_io(5)."""
+        written = 0
+        for process in self.processes():
+            with suppress(OSError):
+                text = (self._proc / str(process) / "io").read_text().replace(":", "")
+                written += _field(text, "write_bytes") or 0
+        return written
 
     def read(self) -> Metrics:
         cpu = self._text("cpu")

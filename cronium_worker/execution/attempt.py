@@ -23,6 +23,8 @@ from cronium_worker.errors import (
     InvalidJob,
     validation_message,
 )
+from cronium_worker.execution.discretion import without_secrets
+from cronium_worker.execution.diskuse import DiskLimits, DiskUse, Excess, left_by
 from cronium_worker.execution.follow import Follower, Watch
 from cronium_worker.execution.joblog import JobLog
 from cronium_worker.execution.sandbox import Host, Sandbox
@@ -32,7 +34,7 @@ from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.masking import Masker
 from cronium_worker.models import ErrorInfo, FinalStatus, Job, JobResult, LogSummary, Metrics, Output, Stream, Timings
-from cronium_worker.policy import admit, image_candidates, pull_policy
+from cronium_worker.policy import admit, image_candidates, pull_policy, with_defaults
 from cronium_worker.workspace.collection import Limits, collect
 
 logger = logging.getLogger(__name__)
@@ -90,7 +92,7 @@ class Attempt:
                 self._token.cancel()
             sandbox = Sandbox.take_over(self._host, container)
             self._cleanup.callback(sandbox.destroy)
-            self._complete(sandbox, self._claim.job)
+            self._complete(sandbox, with_defaults(self._claim.job, self._host.settings))
         return self._result()
 
     def __enter__(self) -> Self:
@@ -129,7 +131,8 @@ class Attempt:
             self._timings["run_s"] = sandbox.ran_s(watch.state)
         with self._phase("collect_s"):
             output_error = self._collect(sandbox)
-        self._error = self._judge(job, watch) or output_error
+            excess = watch.excess or left_by(sandbox.workspace, self._disk_limits(job))
+        self._error = self._judge(job, watch, excess) or output_error
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -194,10 +197,12 @@ class Attempt:
             on_room=wake.set,
         )
         log = self._job_log(writer, sandbox)
+        disk = DiskUse(sandbox.workspace, self._disk_limits(job), counters=sandbox.usage, on_excess=wake.set)
         self._token.wakes(wake)
         detached = False
         try:
-            return Follower(sandbox, job, log=log, writer=writer, token=self._token, wake=wake).run()
+            with self._host.disk.watch(disk):
+                return Follower(sandbox, job, log=log, writer=writer, token=self._token, disk=disk, wake=wake).run()
         except Detached:
             detached = True
             raise
@@ -246,24 +251,22 @@ class Attempt:
             )
 
     def _collect(self, sandbox: Sandbox) -> ErrorInfo | None:
-        uid, _ = self._host.settings.container_uid_gid
+        uid, _ = sandbox.workspace.owner()
         collected = collect(sandbox.workspace, Limits(), owner_uid=uid)
-        output = collected.output
-        self._output = output.model_copy(
-            update={
-                "data": self._masker.json(output.data),
-                "variables": self._masker.json(output.variables),
-                "files": {self._masker.text(name): file for name, file in output.files.items()},
-                "notes": tuple(self._masker.text(note) for note in collected.notes),
-            }
-        )
+        self._output = without_secrets(collected, self._masker)
         if not collected.errors:
             return None
         first, *others = (error.info() for error in collected.errors)
         also = {"also": [other.message for other in others]} if others else {}
         return first.model_copy(update={"details": {**first.details, **also}})
 
-    def _judge(self, job: Job, watch: Watch) -> ErrorInfo | None:
+    def _disk_limits(self, job: Job) -> DiskLimits:
+        settings = self._host.settings
+        return DiskLimits(
+            bytes=job.resources.disk, inodes=settings.maxima.inodes, min_free_bytes=settings.min_free_disk
+        )
+
+    def _judge(self, job: Job, watch: Watch, excess: Excess | None) -> ErrorInfo | None:
         """How the run itself ended; None: exit code 0."""
         if watch.cause == "cancelled":
             return Cancelled("cancelled while running").info()
@@ -273,6 +276,8 @@ class Attempt:
                 message=f"still running after its timeout of {job.timeout:g} s",
                 details={"timeout_s": job.timeout},
             )
+        if excess is not None:
+            return excess.info()
         state = watch.state
         if state is None or state.exit_code == 0:
             return None
@@ -283,8 +288,11 @@ class Attempt:
                 message=f"out of memory: the limit is {job.resources.memory} bytes",
                 details={"limit": "memory", "limit_bytes": job.resources.memory},
             )
+        message = f"the script exited with {state.exit_code}"
+        if state.exit_code == _SIGKILL_EXIT:
+            message += ": it was killed, and not seen to be out of memory"
         details = {"exit_code": state.exit_code} | ({"oom_kills": watch.oom_kills} if oom else {})
-        return ErrorInfo(type="script", message=f"the script exited with {state.exit_code}", details=details)
+        return ErrorInfo(type="script", message=message, details=details)
 
     def _overran(self, job: Job, watch: Watch) -> bool:
         """Whether a worker that is gone has ended it for its timeout: that it did so, only its memory knew."""
@@ -316,7 +324,7 @@ class Attempt:
 
     def _public(self, message: str) -> str:
         """A message without secrets and without paths of the host."""
-        return self._masker.text(message).replace(str(self._host.settings.base_path), "")
+        return self._masker.message(message).replace(str(self._host.settings.base_path), "")
 
 
 def _status(error: ErrorInfo | None) -> FinalStatus:

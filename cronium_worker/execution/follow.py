@@ -10,6 +10,7 @@ from typing import Literal
 from cronium_worker.engine.client import ContainerState
 from cronium_worker.engine.logs import AttachedStream, StoredLog
 from cronium_worker.errors import ContainerGone, DaemonError, Detached
+from cronium_worker.execution.diskuse import DiskUse, Excess
 from cronium_worker.execution.joblog import JobLog
 from cronium_worker.execution.sandbox import CLEANUP_TIMEOUT_S, Sandbox
 from cronium_worker.execution.signals import CancelToken, Wake
@@ -18,7 +19,7 @@ from cronium_worker.models import Job, Metrics
 
 logger = logging.getLogger(__name__)
 
-Cause = Literal["timeout", "cancelled"]
+Cause = Literal["timeout", "cancelled", "disk"]
 MEASURE_EVERY_S = 0.5
 # How long the engine may be away while a job runs, and once the worker itself has ended the job.
 PATIENCE_S = 120
@@ -41,10 +42,12 @@ class _Lost(DaemonError):
 
 @dataclass
 class Watch:
-    """What was seen of a run. `cause`: why the worker ended it; None: it ended by itself. `state`: the engine's
-    last word; None: there was none to be had on a run that the worker has ended."""
+    """What was seen of a run. `cause`: why the worker ended it; None: it ended by itself. `excess`: what it took of
+    the disk, when that was why. `state`: the engine's last word; None: there was none to be had on a run that the
+    worker has ended."""
 
     cause: Cause | None = None
+    excess: Excess | None = None
     metrics: Metrics = field(default_factory=Metrics)
     oom_kills: int = 0
     state: ContainerState | None = None
@@ -58,13 +61,22 @@ class Follower:
     """
 
     def __init__(
-        self, sandbox: Sandbox, job: Job, *, log: JobLog, writer: LogWriter, token: CancelToken, wake: Wake
+        self,
+        sandbox: Sandbox,
+        job: Job,
+        *,
+        log: JobLog,
+        writer: LogWriter,
+        token: CancelToken,
+        disk: DiskUse,
+        wake: Wake,
     ) -> None:
         self._sandbox = sandbox
         self._job = job
         self._log = log
         self._writer = writer
         self._token = token
+        self._disk = disk
         self._wake = wake
         self._watch = Watch()
         self._selector = selectors.DefaultSelector()
@@ -164,8 +176,15 @@ class Follower:
                 self._terminate("cancelled")
             elif now >= self._deadline:
                 self._terminate("timeout")
-        if self._kill_at is not None and now >= self._kill_at:
+            elif self._disk.excess is not None:
+                self._watch.excess = self._disk.excess
+                self._terminate("disk")
+        if self._kill_at is not None and (now >= self._kill_at or self._grace_is_over()):
             self._kill()
+
+    def _grace_is_over(self) -> bool:
+        """Whether the job goes on filling the disk; not while a SIGKILL waits to be sent again."""
+        return self._give_up_at is None and self._disk.excess is not None and self._disk.excess.at_once
 
     def _leave_at(self) -> float | None:
         """When to leave the run to the next worker; one that is over is finished, if that does not take long."""

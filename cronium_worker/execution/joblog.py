@@ -39,8 +39,8 @@ class _State:
 
     @property
     def offset(self) -> int:
-        """Bytes of the stored stream whose text has been given out."""
-        return max(0, self.read - self.masker.held_bytes - len(self.decoder.getstate()[0]))
+        """Bytes of the stored stream whose text has been given out; not those of a secret that goes on."""
+        return max(0, self.read - self.masker.open_bytes - len(self.decoder.getstate()[0]))
 
     def add(self, data: bytes) -> None:
         """Count what was not read before."""

@@ -17,12 +17,14 @@ from cronium_worker.engine.network import ensure_network, require_network
 from cronium_worker.engine.spec import SandboxSpec, container_config
 from cronium_worker.engine.stats import UsageReader
 from cronium_worker.errors import ContainerCreateError, ContainerStartError, DaemonError, Fault
+from cronium_worker.execution.diskwatch import DiskWatcher
 from cronium_worker.models import Job
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import directories
 from cronium_worker.workspace.directories import Workspace
 from cronium_worker.workspace.gate import Gate
 from cronium_worker.workspace.staging import stage_job, stage_launcher
+from cronium_worker.workspace.uids import free_uid
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class Host:
     engine: Engine
     settings: Settings
     seccomp: str | None = None
+    disk: DiskWatcher = field(default_factory=DiskWatcher)
 
 
 @dataclass(kw_only=True)
@@ -61,15 +64,15 @@ class Sandbox:
         """Make, attach and start a container for an attempt. Raises Fault; then nothing is left."""
         settings = host.settings
         sandbox_id = uuid4().hex
-        uid, gid = settings.container_uid_gid
         with ExitStack() as on_error:
             try:
-                workspace = directories.create(settings.sandboxes_path, sandbox_id, uid=uid, gid=gid)
+                workspace = _make_workspace(settings, sandbox_id)
                 on_error.callback(directories.remove, workspace)
                 stage_launcher(workspace)
                 gate = Gate(workspace.control)
                 on_error.callback(gate.close)
                 device = block_device(workspace.root)
+                uid, gid = workspace.owner()
             except OSError as error:
                 reason = error.strerror or type(error).__name__
                 raise ContainerCreateError(f"workspace: {reason}", retryable=True) from error
@@ -78,6 +81,7 @@ class Sandbox:
                 script_type=job.script.type,
                 image=image,
                 workspace=workspace.root,
+                user=f"{uid}:{gid}",
                 resources=job.resources,
                 network=job.network,
                 device=device,
@@ -110,10 +114,9 @@ class Sandbox:
 
     def release(self, job: Job, *, attempt: int) -> None:
         """Write the job's files and open the gate: the script starts. Raises ContainerStartError."""
-        settings = self.host.settings
-        uid, gid = settings.container_uid_gid
         try:
-            stage_job(self.workspace, job, attempt=attempt, host=settings.host_name, uid=uid, gid=gid)
+            uid, gid = self.workspace.owner()
+            stage_job(self.workspace, job, attempt=attempt, host=self.host.settings.host_name, uid=uid, gid=gid)
         except OSError as error:
             raise ContainerStartError(f"staging: {error.strerror}", retryable=True) from error
         self.gate.open()
@@ -223,6 +226,16 @@ def destroy(host: Host, container: OwnContainer) -> None:
         directories.remove(workspace, deadline_s=CLEANUP_TIMEOUT_S)
     except (Fault, OSError) as error:
         logger.warning("left-over container not removed: %s", str(error), extra={"container": container.id})
+
+
+def _make_workspace(settings: Settings, sandbox_id: str) -> Workspace:
+    """Raises OSError."""
+    pool = settings.security.uids
+    if pool is None:
+        uid, gid = settings.container_uid_gid
+        return directories.create(settings.sandboxes_path, sandbox_id, uid=uid, gid=gid)
+    with free_uid(settings.base_path, pool) as uid:
+        return directories.create(settings.sandboxes_path, sandbox_id, uid=uid, gid=uid)
 
 
 def _remove(engine: Engine, container_id: str) -> None:

@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
@@ -18,14 +19,17 @@ from uuid import uuid4
 from pydantic import ValidationError
 from redis import Redis
 from redis.commands.core import Script as LuaScript
+from redis.exceptions import NoPermissionError
 
-from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, validation_message
+from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, SecretsUnreadable, validation_message
 from cronium_worker.fleet.events import Body, Event, claim_body, now_iso, status_body
 from cronium_worker.fleet.patience import Patience
 from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Script
+from cronium_worker.sealing import SecretBox
 
 CANCEL_CHANNEL = "cronium:cancel"
 INDEX_KEY = "cronium:jobs"
+_GONE = "gone"  # in the place of secrets that are deleted
 _BLOCK_MS = 5000
 _READ_COUNT = 1000
 _SCRIPTS = ("register", "sending", "claim", "adopt", "renew", "write", "retry", "finish", "reclaim", "cancel", "refuse")
@@ -109,9 +113,21 @@ class Claim:
 class JobStore:
     """Reads and writes of job records and events. Safe for threads; blocking; holds no state of jobs."""
 
-    def __init__(self, redis: "Redis", *, result_ttl_s: int, lease_ttl_s: float = 30) -> None:
+    def __init__(
+        self,
+        redis: "Redis",
+        *,
+        result_ttl_s: int,
+        lease_ttl_s: float = 30,
+        secret_keys: Sequence[str] = (),
+        secret_ttl_s: int = 7 * 24 * 3600,
+    ) -> None:
+        """`secret_keys`: the first one encrypts jobs' secrets, each decrypts them. `secret_ttl_s`: how long they are
+        kept for a job that no worker has."""
         self.redis = redis
         self.result_ttl_s = result_ttl_s
+        self.secrets = SecretBox(secret_keys)
+        self._secret_ttl_s = secret_ttl_s
         self._lease_ms = int(lease_ttl_s * 1000)
         folder = files("cronium_worker.fleet") / "lua"
         common = (folder / "common.lua").read_text()
@@ -129,8 +145,9 @@ class JobStore:
         """Write the record of a new job, `pending`. False: the same job was registered before.
 
         `message`: JSON of the message's own, in case it must be sent again. Raises JobConflict when another job has
-        this id.
+        this id, SecretsUnreadable when there is no key for its secrets.
         """
+        secrets = self.secrets.seal(job.id, job.secrets) if job.secrets else ""
         created_at = now_iso()
         text = job.to_json(secrets=False)
         fields: dict[str, str] = {
@@ -145,18 +162,25 @@ class JobStore:
             "queued_at": created_at,
         }
         body = status_body("pending", "waiting for a worker", attempt=1, host=None)
-        secrets = json.dumps(job.secrets) if job.secrets else ""
         now = epoch_ms(created_at)
         with self.redis.pipeline(transaction=False) as pipe:
             pipe.zadd(INDEX_KEY, {job.id: now}, nx=True)
             pipe.zadd(ACTIVE_KEY, {job.id: now + FIRST_LOOK_S * 1000}, nx=True)
             pipe.execute()
         flat = [part for pair in fields.items() for part in pair]
-        existing = self.run("register", job.id, secrets, body.text, *flat)
-        # The secrets of a job that has ended are gone: then there is nothing to compare.
-        if existing and (existing[0] != text or existing[1] not in ("", secrets)):
+        existing = self.run("register", job.id, secrets, self._secret_ttl_s, body.text, *flat)
+        if existing and not (existing[0] == text and self._are_secrets_of(job, existing[1])):
             raise JobConflict(f"id: {job.id} is taken by another job; choose a new id")
         return not existing
+
+    def _are_secrets_of(self, job: Job, sealed: str) -> bool:
+        """Those of a job that has ended are gone: then there is nothing to compare."""
+        if not sealed or not job.secrets:
+            return not sealed and not job.secrets
+        try:
+            return sealed == _GONE or self.secrets.open(job.id, sealed) == job.secrets
+        except SecretsUnreadable:
+            return False
 
     def record(self, job_id: str) -> dict[str, str]:
         """All fields of the record. Raises JobNotFound."""
@@ -231,7 +255,8 @@ class JobStore:
             rows = [dict(zip(names, values, strict=True)) for values in pipe.execute()]
         gone = [job_id for job_id, row in zip(ids, rows, strict=True) if row["id"] is None]
         if gone:
-            self.redis.zrem(INDEX_KEY, *gone)
+            with suppress(NoPermissionError):  # of somebody who may only read
+                self.redis.zrem(INDEX_KEY, *gone)
         return [{k: v for k, v in row.items() if v is not None} for row in rows if row["id"]]
 
     def sending(self, job_id: str) -> Sending | None:
@@ -284,14 +309,26 @@ class JobStore:
             sent_at_ms=int(sent_at),
         )
         try:
-            claim.job = Job.model_validate({**json.loads(job), "secrets": json.loads(secrets or "{}")})
-        except ValueError as error:  # written by a newer version
-            self._finish_unreadable(claim, error)
+            claim.job = Job.model_validate({**json.loads(job), "secrets": self._open(job_id, secrets)})
+        except ValidationError as error:  # written by a newer version
+            self._finish_unreadable(claim, validation_message(error))
+            return "finished"
+        except ValueError:
+            self._finish_unreadable(claim, "is not JSON")
+            return "finished"
+        except SecretsUnreadable as error:
+            self._finish_unreadable(claim, str(error))
             return "finished"
         return claim
 
-    def _finish_unreadable(self, claim: Claim, error: ValueError) -> None:
-        reason = validation_message(error) if isinstance(error, ValidationError) else "is not JSON"
+    def _open(self, job_id: str, sealed: str) -> dict[str, str]:
+        if sealed == _GONE:
+            raise SecretsUnreadable(
+                "its secrets are deleted: no worker had it for longer than CRONIUM_SECRET_TTL; submit it again"
+            )
+        return self.secrets.open(job_id, sealed) if sealed else {}
+
+    def _finish_unreadable(self, claim: Claim, reason: str) -> None:
         result = JobResult(
             job_id=claim.job.id,
             status="failed",

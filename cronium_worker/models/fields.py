@@ -15,6 +15,7 @@ JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ENVIRONMENT_VALUE_MAX_BYTES = 64 * KIB
 ENVIRONMENT_MAX_BYTES = 512 * KIB
+ENVIRONMENT_MAX_COUNT = 10_000  # a pointer each counts for the kernel's limit, and shells are slow with more
 JSON_MAX_DEPTH = 150  # pydantic's own parser stops at 200, the levels of the job around the value included
 
 _SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,9})?)([bkmgt]?)b?", re.IGNORECASE | re.ASCII)
@@ -90,6 +91,8 @@ def limited_json(limit_bytes: int) -> AfterValidator:
 
 def check_environment(values: Mapping[str, str]) -> Mapping[str, str]:
     """Refuse what a process environment cannot hold, or what is the worker's own (`CRONIUM_*`)."""
+    if len(values) > ENVIRONMENT_MAX_COUNT:
+        raise ValueError(f"{len(values)} variables, at most {ENVIRONMENT_MAX_COUNT} are allowed")
     total = 0
     for name, value in values.items():
         if not ENVIRONMENT_NAME.fullmatch(name):

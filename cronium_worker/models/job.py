@@ -173,7 +173,10 @@ class Job(Model):
         return json_bytes({**given, "id": self.id}).decode()
 
     def __json__(self) -> dict[str, Any]:
-        """kombu's hook: a Job may stand in a Celery signature (chain, group) as it is."""
+        """kombu's hook: a Job may be an argument of any task. Raises ValueError for one with secrets: `execute_job`
+        and its signatures alone encrypt them."""
+        if self.secrets:
+            raise ValueError("secrets: a job with secrets is sent with execute_job, or stands in its signatures")
         return {**self.model_dump(mode="json", exclude_unset=True), "id": self.id}
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -27,12 +28,14 @@ def seconds(value: object, field: str) -> float:
         if parts and "".join(number + unit for number, unit in parts) == value:
             return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        if value <= _SECONDS_MAX:
-            return float(value)
-        if value >= _NANOSECONDS_MIN:
-            with suppress(OverflowError):
+        with suppress(OverflowError):
+            if value <= _SECONDS_MAX:
+                return float(value)
+            if value >= _NANOSECONDS_MIN:
                 return value / 1e9
-    raise ValueError(f"{field}: {value!r} is no duration: give seconds (≤ 86400), nanoseconds or text like 1m30s")
+    raise ValueError(
+        f"{field}: {reprlib.repr(value)} is no duration: give seconds (≤ 86400), nanoseconds or text like 1m30s"
+    )
 
 
 def _mapping(payload: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -63,10 +66,13 @@ def job_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("execution: missing; it must hold the script")
     target = _mapping(execution, "target").get("type", "local")
     if target not in ("local", "container"):
-        raise ValueError(f"execution.target.type: {target!r} is not run here; only local (container) jobs are")
+        raise ValueError(
+            f"execution.target.type: {reprlib.repr(target)} is not run here; only local (container) jobs are"
+        )
     unknown = payload.keys() - _IGNORED - {"id", "priority", "execution", "metadata", "queue"}
     if unknown:
-        raise ValueError(f"{min(unknown)}: unknown field")
+        name = min(unknown)[:80]
+        raise ValueError(f"{name if name.isprintable() else ascii(name)}: unknown field")
     metadata = _mapping(payload, "metadata")
     fields: dict[str, Any] = {key: payload[key] for key in ("id", "priority", "queue") if key in payload}
     script = _mapping(execution, "script")
@@ -88,7 +94,10 @@ def job_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
     if execution.get("retryPolicy"):
         fields["retry"] = _retry(_mapping(execution, "retryPolicy"))
     fields["event"] = metadata
-    fields["metadata"] = {
-        key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()
-    }
+    try:
+        fields["metadata"] = {
+            key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()
+        }
+    except RecursionError:
+        raise ValueError("metadata: nested too deeply") from None
     return fields

@@ -14,9 +14,9 @@ from cronium_worker.workspace.walk import closing, mount_id, open_directory, sho
 
 _SANDBOXES = "sandboxes"
 _SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-_OF_THE_JOB = ("data", "output", "tmp", "scratch")
+OF_THE_JOB = ("data", "output", "tmp", "scratch")
 _OF_THE_WORKER = ("scripts", "control")
-_MOUNT_POINTS = ("scripts", "data", "output")  # in scratch, which is /workspace in the container
+MOUNT_POINTS = ("scripts", "data", "output")  # in scratch, which is /workspace in the container
 _PASSES = 10
 _HOLDER = ".erase-"
 _HOLDER_MAX_ENTRIES = 1000
@@ -52,6 +52,12 @@ class Workspace:
     @property
     def control(self) -> Path:
         return self.root / "control"
+
+    def owner(self) -> tuple[int, int]:
+        """The host's uid and gid of the container's user, whatever the settings say by now: the worker gave them the
+        directory, and its owner is what a job cannot change. Raises OSError."""
+        found = self.tmp.lstat()
+        return found.st_uid, found.st_gid
 
 
 def create(base_path: Path, sandbox_id: str, *, uid: int, gid: int) -> Workspace:
@@ -110,9 +116,9 @@ def _make_leaves(sandbox_id: str, sandboxes: int, *, uid: int, gid: int) -> None
         os.fchmod(root, 0o700)  # the umask may have taken bits from mkdir's mode
         for name in _OF_THE_WORKER:
             _make(name, root)
-        for name in _OF_THE_JOB:
+        for name in OF_THE_JOB:
             # Owned by the worker: the job cannot rename or remove what its mounts hide.
-            mount_points = _MOUNT_POINTS if name == "scratch" else ()
+            mount_points = MOUNT_POINTS if name == "scratch" else ()
             _make(name, root, owner=(uid, gid), inside=mount_points)
 
 

@@ -1,4 +1,4 @@
-"""Who runs the jobs of a host: one worker at a time."""
+"""Locks among the processes of a host: who runs its jobs (one worker at a time), who gives a uid to a sandbox."""
 
 import fcntl
 import os
@@ -15,7 +15,13 @@ def lock_host(directory: Path, *, timeout_s: float) -> int | None:
     before has left is nobody's. It is held as long as the descriptor that is returned is open.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory / "jobs.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return lock_file(directory / "jobs.lock", timeout_s=timeout_s, look_every_s=_LOOK_EVERY_S)
+
+
+def lock_file(path: Path, *, timeout_s: float, look_every_s: float) -> int | None:
+    """Take the lock on a file, which is made if it is not there; held until the descriptor is closed. None: in time
+    its holder has not given it back. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -24,6 +30,6 @@ def lock_host(directory: Path, *, timeout_s: float) -> int | None:
             if time.monotonic() >= deadline:
                 os.close(descriptor)
                 return None
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(look_every_s)
         else:
             return descriptor

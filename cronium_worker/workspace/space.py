@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 MIN_FREE_INODES = 10_000
+
+Kind = Literal["disk", "inodes"]
 
 
 class Room(NamedTuple):
@@ -14,11 +16,17 @@ class Room(NamedTuple):
     free_bytes: int
     inodes: int | None
 
+    def short_of(self, *, min_free_bytes: int) -> Kind | None:
+        if self.free_bytes < min_free_bytes:
+            return "disk"
+        return "inodes" if self.inodes is not None and self.inodes < MIN_FREE_INODES else None
+
     def shortage(self, *, min_free_bytes: int) -> str:
         """What is short, in one line; empty when nothing is."""
-        if self.free_bytes < min_free_bytes:
+        short_of = self.short_of(min_free_bytes=min_free_bytes)
+        if short_of == "disk":
             return f"{self.path}: {self.free_bytes} bytes are free, fewer than {min_free_bytes}"
-        if self.inodes is not None and self.inodes < MIN_FREE_INODES:
+        if short_of == "inodes":
             return f"{self.path}: {self.inodes} inodes are free, fewer than {MIN_FREE_INODES}"
         return ""
 

@@ -28,8 +28,9 @@ _ARGUMENTS: dict[ScriptType, tuple[str, ...]] = {
 # exactly what the job says.
 _SHELL_NAMES = frozenset(
     {"OPTIND", "OPTARG", "PPID", "UID", "EUID", "GROUPS", "RANDOM", "SECONDS", "LINENO", "SHLVL", "_"}
-    | {"SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"}
+    | {"SHELLOPTS", "DIRSTACK", "FUNCNAME", "HISTCMD", "EPOCHSECONDS", "EPOCHREALTIME", "SRANDOM", "POSIXLY_CORRECT"}
 )
+_SHELL_PREFIXES = ("BASH", "LC_", "LANG")  # Bash, where the image's sh is that, warns of locales it does not know
 
 
 def stage_launcher(workspace: Workspace) -> None:
@@ -81,7 +82,7 @@ def start_script(job: Job, *, attempt: int, event: Mapping[str, Any]) -> str:
     lines, special = [f"mkdir -p {directory}", f"cd {directory} || exit"], []
     for name, value in environment(job, attempt=attempt, event=event).items():
         assignment = f"{name}={shlex.quote(value)}"
-        if name in _SHELL_NAMES:
+        if name in _SHELL_NAMES or name.startswith(_SHELL_PREFIXES):
             special.append(assignment)
         else:
             lines.append(f"export {assignment}")

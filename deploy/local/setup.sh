@@ -3,7 +3,7 @@
 #
 #   venv      .venv with the locked Python packages and this package in editable form
 #   services  Docker Engine, Redis, nftables and mmdebstrap from the distribution, each only if it is missing
-#   tests     what the tests run outside of containers: node, jq, openssl, docker-registry, RabbitMQ
+#   tests     what the tests run outside of containers: node, jq, gcc, openssl, docker-registry, RabbitMQ
 #   check     shellcheck
 #
 # Default: venv services. What is there is not touched, so a second call takes a fraction of a second.
@@ -138,6 +138,8 @@ setup_services() {
 setup_tests() {
     has node || apt_install "Node.js" nodejs
     has jq || apt_install "jq" jq
+    # For the probe that tries the isolation from inside; the headers come with the C library's static part.
+    { has gcc && [ -e /usr/include/linux/keyctl.h ]; } || apt_install "a C compiler" gcc libc6-dev
     has openssl || apt_install "OpenSSL" openssl
     if ! has docker-registry; then
         apt_install "a registry" docker-registry

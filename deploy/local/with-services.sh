@@ -9,7 +9,8 @@
 #   Redis   CRONIUM_REDIS_URL (environment or .env); else one of its own on 127.0.0.1
 #
 # Without --state all is in a temporary directory, under a fleet name of its own, and gone in the end with
-# that fleet's containers. With it, Redis and the jobs' directories stay there for the next time.
+# that fleet's containers. With it, Redis, the key of jobs' secrets and the jobs' directories stay there for
+# the next time.
 #
 # shellcheck disable=SC2317  # what traps and wait_until call looks unreachable to it
 set -euo pipefail
@@ -176,6 +177,11 @@ remove_bridges() {
     done
 }
 
+# The workers' firewall rules stay as long as there is the bridge that they are for.
+remove_rules() {
+    [ -e /sys/class/net/br-cronium ] || nft delete table inet cronium 2>/dev/null || true
+}
+
 # --- Redis ----------------------------------------------------------------------------------------------
 
 start_redis() {
@@ -252,6 +258,16 @@ make_state() { # make_state [DIRECTORY]
     given CRONIUM_FLEET || export CRONIUM_FLEET="$fleet"
 }
 
+# Of jobs' secrets: in Redis they are of no use without it.
+make_key() {
+    if given CRONIUM_SECRET_KEYS; then return 0; fi
+    if [ ! -s "$state/secret-key" ]; then
+        (umask 077 && head -c 32 /dev/urandom | base64 | tr '+/' '-_' >"$state/secret-key")
+    fi
+    CRONIUM_SECRET_KEYS=$(cat "$state/secret-key")
+    export CRONIUM_SECRET_KEYS
+}
+
 # The containers and networks of a fleet whose records are about to be thrown away.
 remove_fleet() {
     [ "$state_is_temporary" = yes ] && [[ ${CRONIUM_FLEET:-} == local-* ]] || return 0
@@ -280,6 +296,7 @@ clean_up() {
     if [ -n "$state" ]; then remove_fleet; fi
     stop_redis
     release_engine
+    remove_rules
     if [ "$state_is_temporary" = yes ]; then rm -rf --one-file-system -- "$state"; fi
     exit "$code"
 }
@@ -326,9 +343,13 @@ main() {
     done
     start_engine
     make_state "${state_directory[@]}"
+    make_key
     start_redis
     if [ "$state_is_temporary" = no ]; then
         say "in another terminal: export CRONIUM_REDIS_URL=$CRONIUM_REDIS_URL"
+        if [ -e "$state/secret-key" ]; then
+            say "and for jobs with secrets: export CRONIUM_SECRET_KEYS=\$(cat '$state/secret-key')"
+        fi
     fi
     local code=0
     run_command "$@" || code=$?

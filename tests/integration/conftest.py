@@ -72,7 +72,8 @@ class Bench:
 @pytest.fixture(scope="session")
 def store(settings: Settings) -> Iterator[JobStore]:
     redis = connect(settings.redis_url.get_secret_value())
-    yield JobStore(redis, result_ttl_s=settings.result_ttl)
+    keys = [key.get_secret_value() for key in settings.secret_keys]
+    yield JobStore(redis, result_ttl_s=settings.result_ttl, secret_keys=keys)
     redis.close()
 
 

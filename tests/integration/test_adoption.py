@@ -282,7 +282,9 @@ from cronium_worker.settings import Settings
 from cronium_worker.workspace.gate import Gate
 
 settings = Settings.model_validate_json(sys.argv[1])
-store = JobStore(connect(os.environ["CRONIUM_REDIS_URL"]), result_ttl_s=settings.result_ttl)
+settings = settings.model_copy(update={"secret_keys": Settings().secret_keys})
+keys = [key.get_secret_value() for key in settings.secret_keys]
+store = JobStore(connect(os.environ["CRONIUM_REDIS_URL"]), result_ttl_s=settings.result_ttl, secret_keys=keys)
 host = Host(engine=Engine(), settings=settings)
 claim = store.claim(sys.argv[2], host=settings.host_name)
 
@@ -309,7 +311,7 @@ Gate.open = lambda gate: (opened(gate), die())
 
 
 def killed_worker(job: Case, patch: str = "") -> subprocess.Popen[str]:
-    settings = job.host.settings.model_dump_json(exclude={"redis_url", "registry", "flower"})
+    settings = job.host.settings.model_dump_json(exclude={"redis_url", "secret_keys", "registry", "flower"})
     env = {**os.environ, "CRONIUM_REDIS_URL": job.host.settings.redis_url.get_secret_value()}
     command = [sys.executable, "-c", WORKER, settings, job.job.id, patch]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)

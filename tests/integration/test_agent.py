@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import connect
 from cronium_worker.janitor import Janitor, Sweep
 from tests.conftest import wait_until
+from tests.registry import forget, push_image, running_registry
 
 
 class SlowJanitor:
@@ -120,6 +122,29 @@ def test_nothing_is_pulled_by_the_policy_never(make_agent: Callable[..., Agent],
     rows = {row.get("reference", row["image"]): row for row in housekeeping(registry, agent)["prepull"]["images"]}
     assert (rows[here]["pulled"], rows[here]["error"]) == (False, None)
     assert "pull_policy is never" in rows[absent]["error"]["message"]
+
+
+def test_who_waits_for_a_pull_hears_how_far_it_is_and_a_tag_that_has_moved_on_is_brought(
+    make_agent: Callable[..., Agent], host: Host, registry: HostRegistry, tmp_path: Path
+) -> None:
+    api, run = host.engine.api, uuid4().hex
+    with running_registry(tmp_path) as server:
+        push_image(api, server, "tools:1")
+        reference = server.reference("tools:1")
+        agent = make_agent(allowed_images=(reference,))
+        try:
+            agent.prepull([reference])
+            old = api.inspect_image(reference)["Id"]
+            digest = push_image(api, server, "tools:1")
+            api.tag(old, server.reference("tools"), "1")  # here it is what it was
+            agent.prepull([reference], run=run)
+        finally:
+            forget(api, server.address)
+    *told, last = registry.answers(run, [agent._settings.host_name], timeout_s=5)
+    assert told
+    assert all(message["progress"].startswith(f"pulling {reference}") for message in told)
+    [row] = last["report"]["images"]
+    assert (row["image"], row["digest"], row["pulled"], row["error"]) == (reference, digest, True, None)
 
 
 def test_runner_images_that_are_built_here_are_asked_of_no_registry(

@@ -41,7 +41,7 @@ def test_a_required_runtime_that_is_missing_is_no_fall_back(make_bench: Callable
     bench = make_bench(security=Security(runtime="runsc"))
     ran = bench.run(script=ECHO)
     assert ran.result.error is not None
-    assert ran.result.error.type == "container_create"
+    assert (ran.result.error.type, ran.result.error.retryable, ran.result.attempt) == ("container_create", True, 4)
     assert ran.text("stdout") == ""
 
 

@@ -27,6 +27,7 @@ def name(registry: HostRegistry) -> Iterator[str]:
     yield name
     registry.undrain(name)
     registry._redis.delete(f"cronium:{{hosts}}:host:{name}")
+    registry._redis.srem("cronium:{hosts}:index", name)
 
 
 def view(registry: HostRegistry, name: str) -> HostView:
@@ -46,6 +47,8 @@ def test_a_host_is_live_while_it_beats_and_gone_after(registry: HostRegistry, na
     registry.beat(name, "jobs", {"slots": 4})
     back = view(registry, name)
     assert (back.state, back.has_agent) == ("live", False)
+    assert back.last_beat_s is not None
+    assert back.last_beat_s < TTL_S  # the jobs node's, though the agent has been silent for longer
 
 
 def test_an_orderly_end_is_seen_at_once(registry: HostRegistry, name: str) -> None:
@@ -98,28 +101,48 @@ def test_answers_come_as_they_are_given_and_silent_hosts_are_not_waited_for(regi
         {"host": "a", "report": {"n": 1}},
         {"host": "b", "report": {"n": 2}},
     ]
+    registry.answer(run, "a", {"progress": "half"})
     registry.answer(run, "a", {"report": {}})
-    assert [message["host"] for message in registry.answers(run, ["a"], timeout_s=60)] == ["a"]
+    assert ["report" in message for message in registry.answers(run, ["a"], timeout_s=60)] == [False, True]
+
+
+def test_what_nobody_asks_for_any_more_goes_by_itself(registry: HostRegistry, name: str) -> None:
+    registry.beat(name, "jobs", {})
+    registry.report(name, "cleanup", {})
+    run = uuid4().hex
+    registry.answer(run, name, {"report": {}})
+    for key, longest_s in ((f"host:{name}", 7 * 24 * 3600), (f"run:{run}", 3600)):
+        assert 0 < registry._redis.ttl(f"cronium:{{hosts}}:{key}") <= longest_s
+    registry._redis.delete(f"cronium:{{hosts}}:host:{name}")  # when that time is over
+    registry.hosts()
+    assert not registry._redis.sismember("cronium:{hosts}:index", name)
 
 
 def test_the_heartbeat_goes_on_after_a_failure_and_beats_when_asked() -> None:
     beats: list[int] = []
-    failing = threading.Event()
+    failures: list[Exception] = [ConnectionError("away"), ValueError("a mistake of ours")]
 
     def beat() -> None:
         beats.append(1)
-        if failing.is_set():
-            raise ConnectionError("away")
+        if len(beats) > 1 and failures:
+            raise failures.pop()
 
     heartbeat = Heartbeat(beat, every_s=60)
     heartbeat.start()
     assert len(beats) == 1
-    failing.set()
-    for count in (2, 3):
+    for count in (2, 3, 4):
         heartbeat.soon()
         wait_until(lambda n=count: len(beats) == n)
     heartbeat.stop()
-    assert len(beats) == 3
+    assert len(beats) == 4
+
+
+def test_the_heartbeat_beats_by_itself() -> None:
+    beats: list[int] = []
+    heartbeat = Heartbeat(lambda: beats.append(1), every_s=0.02)
+    heartbeat.start()
+    wait_until(lambda: len(beats) >= 3)
+    heartbeat.stop()
 
 
 def test_the_first_beat_must_succeed() -> None:

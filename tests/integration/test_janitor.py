@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -18,14 +19,15 @@ from cronium_worker.execution.sandbox import Host
 from cronium_worker.fleet.oversight import Oversight
 from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, connect, record_key
 from cronium_worker.janitor import Janitor, Sweep
-from cronium_worker.models import Job
+from cronium_worker.models import Job, JobResult
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import create
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
 from tests.integration.scripts import says
+from tests.registry import forget, push_image, running_registry
 
-RETENTION_S = 3.0
+RETENTION_S = 5.0  # what is planted last is younger, also on a slow machine
 SLEEPS = ["sleep", "300"]
 
 
@@ -76,12 +78,16 @@ class Planter:
         return job
 
     def claim(self, job: Job) -> Claim:
-        claim = self.store.claim(job.id, host=self.settings.host_name)
+        """With a lease that outlasts the test, also on a slow machine."""
+        lasting = JobStore(self.store.redis, result_ttl_s=600, lease_ttl_s=600)
+        claim = lasting.claim(job.id, host=self.settings.host_name)
         assert isinstance(claim, Claim)
         return claim
 
     def there(self) -> set[str]:
-        return {c.name for c in self.docker.containers.list(all=True, ignore_removed=True)}
+        """Of what is planted; others may use this engine as well."""
+        found = {c.name for c in self.docker.containers.list(all=True, ignore_removed=True)}
+        return found & {c.name for c in self.planted}
 
     def grow_old(self) -> None:
         """Wait until all that is planted is older than the retention."""
@@ -113,19 +119,23 @@ def test_exactly_the_right_containers_go(
 ) -> None:
     """Given orphans and what looks like them; when all is old and swept; then only the orphans are gone."""
     lapsing = JobStore(connect(redis_url), result_ttl_s=600, lease_ttl_s=0.05)
-    held, lapsed, ended, pending, second = (planter.job() for _ in range(5))
+    held, lapsed, ended, waiting, pending, second, elsewhere = (planter.job() for _ in range(7))
     planter.claim(held)
+    planter.store.claim(elsewhere.id, host="another")
     lapsing.claim(lapsed.id, host=settings.host_name)
     lapsing.redis.close()
-    planter.store.cancel(ended.id)
+    planter.store.finish(planter.claim(ended), JobResult(job_id=ended.id, status="completed"), "completed")
+    planter.store.retry(planter.claim(waiting), "given back as it was")
     planter.store.retry(planter.claim(second), "again", fault=True)
     planter.claim(second)
     gone = {
         planter.container(running=True, job_id=lapsed.id, job_attempt="1"),
         planter.container(job_id=ended.id, job_attempt="1"),
+        planter.container(running=True, job_id=waiting.id, job_attempt="1"),
         planter.container(running=True, job_id="no-record", job_attempt="1"),
         planter.container(running=True, job_id=second.id, job_attempt="1"),
         planter.container(running=True, job_id=pending.id, job_attempt="1"),
+        planter.container(running=True, job_id=elsewhere.id, job_attempt="1"),
         planter.container(running=True),
         planter.container(job_id=held.id, job_attempt="nonsense"),
     }
@@ -201,17 +211,23 @@ def test_networks_that_are_left_over_go(planter: Planter, janitor: Janitor, sett
         return planter.docker.networks.create(f"{name}-{settings.fleet}", labels={"cronium.fleet": fleet})
 
     unused, used, theirs = network("unused", settings.fleet), network("used", settings.fleet), network("x", "another")
-    container = planter.docker.containers.create(planter.image, SLEEPS, network=used.name)
-    planter.planted.append(container)
-    container.start()
+    wanted = network("wanted", settings.fleet)  # by a container that may be started again: the engine would let it go
+    containers = [planter.docker.containers.create(planter.image, SLEEPS, network=made.name) for made in (used, wanted)]
+    planter.planted += containers
+    containers[0].start()
     planter.grow_old()
+    young = network("young", settings.fleet)
     try:
-        assert janitor.sweep().removed["networks"] == [unused.name]
+        assert unused.name in janitor.sweep(dry_run=True).removed["networks"]
+        sweep = janitor.sweep()
+        assert (sweep.removed["networks"], sweep.failed) == ([unused.name], {})
         left = {found.name for found in planter.docker.networks.list()}
-        assert {used.name, theirs.name, "cronium-execution"} <= left
+        assert {used.name, wanted.name, theirs.name, young.name, "cronium-execution"} <= left
+        assert unused.name not in left
     finally:
-        container.remove(force=True)
-        for made in (used, theirs):
+        for container in containers:
+            container.remove(force=True)
+        for made in (used, wanted, theirs, young):
             made.remove()
 
 
@@ -239,6 +255,32 @@ def test_images_whose_name_has_moved_on_go(planter: Planter, janitor: Janitor, s
         assert janitor.sweep().removed["images"] == [used]
     finally:
         planter.docker.images.remove(theirs)
+
+
+def test_pulled_images_whose_tag_has_moved_on_go(planter: Planter, store: JobStore, tmp_path: Path) -> None:
+    """But those that jobs name by their digest, which need no tag, and those that nobody of this fleet has pulled."""
+    api = planter.engine.api
+    with running_registry(tmp_path) as registry:
+        try:
+            digests = [push_image(api, registry, name) for name in ("tools:1", "tools:1", "theirs:1", "theirs:1")]
+            tools, theirs = registry.reference("tools:1"), registry.reference("theirs:1")
+            pinned = registry.reference(f"tools@{digests[0]}")
+            for reference in (pinned, registry.reference(f"theirs@{digests[2]}"), tools, theirs):
+                api.pull(reference)
+            before = {digest for image in api.images(filters={"dangling": True}) for digest in image["RepoDigests"]}
+            assert {pinned, registry.reference(f"theirs@{digests[2]}")} <= before
+
+            def sweep(*allowed: str) -> Sweep:
+                changed = {"allowed_images": allowed, "orphan_retention": RETENTION_S}
+                return Janitor(planter.engine, store, planter.settings.model_copy(update=changed)).sweep()
+
+            old = api.inspect_image(pinned)["Id"]
+            assert sweep(tools, pinned).removed["images"] == []
+            assert sweep(tools).removed["images"] == [old]
+            assert api.inspect_image(tools)["RepoDigests"] == [registry.reference(f"tools@{digests[1]}")]
+            assert api.inspect_image(registry.reference(f"theirs@{digests[2]}"))
+        finally:
+            forget(api, registry.address)
 
 
 def test_the_index_forgets_expired_records(planter: Planter, janitor: Janitor, store: JobStore) -> None:

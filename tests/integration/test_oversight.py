@@ -86,11 +86,14 @@ def test_a_lease_lives_until_it_lapses_and_as_long_as_it_is_renewed(
 def test_a_lease_ends_with_its_claim(store: JobStore, oversight: Oversight, job: Job) -> None:
     first = claim_of(store, job)
     store.retry(first, "again", fault=True)
+    store.renew([first])  # of a worker that does not know yet
+    assert "lease" not in store.record(job.id)
     assert (standing(oversight, job).status, standing(oversight, job).lapsed_s) == ("pending", None)
     second = claim_of(store, job)
-    store.renew([first])  # of a worker that does not know yet
     store.finish(second, JobResult(job_id=job.id, status="completed"), "completed")
+    assert "lease" not in store.record(job.id)
     store.renew([second])
+    assert "lease" not in store.record(job.id)
     assert (standing(oversight, job).ended, standing(oversight, job).lapsed_s) == (True, None)
 
 
@@ -128,14 +131,34 @@ def test_a_lapsed_claim_is_taken_and_its_worker_fenced_out(store: JobStore, over
     assert standing(oversight, job).lapsed_s is None
     claim = claim_of(store, job)
     assert (claim.attempt, claim.faults) == (2, 1)
+    short.renew([lost])
+    assert lapsed_s(oversight, job) < -29  # the new worker's, as it has set it
     assert statuses(store, job) == ["pending", "preparing", "pending", "preparing"]
 
 
 def test_who_is_certainly_gone_is_not_waited_for(store: JobStore, oversight: Oversight, job: Job) -> None:
     claim_of(store, job)
     assert lapsed_s(oversight, job) < 0
-    assert oversight.reclaim(job.id, standing(oversight, job), "again", gone=True)
+    held = standing(oversight, job)
+    assert oversight.reclaim(job.id, held, "again", gone=True)
     assert standing(oversight, job).status == "pending"
+    claim_of(store, job)
+    assert not oversight.reclaim(job.id, held, "the next one is not gone", gone=True)
+    assert standing(oversight, job).status == "preparing"
+
+
+def test_what_its_worker_has_given_back_or_ended_meanwhile_is_not_taken(
+    store: JobStore, oversight: Oversight, job: Job
+) -> None:
+    first = claim_of(store, job)
+    held = standing(oversight, job)
+    store.retry(first, "given back as it was")
+    assert not oversight.reclaim(job.id, held, "again", gone=True)
+    last = claim_of(store, job)
+    held = standing(oversight, job)
+    store.finish(last, JobResult(job_id=job.id, status="completed"), "completed")
+    assert not oversight.give_up(job.id, held, "failed", ErrorInfo(type="lost", message="given up"), gone=True)
+    assert statuses(store, job) == ["pending", "preparing", "pending", "preparing", "completed"]
 
 
 def test_a_renewed_lease_is_not_taken(store: JobStore, oversight: Oversight, job: Job) -> None:
@@ -184,6 +207,18 @@ def test_an_adopted_attempt_goes_on_where_it_was(store: JobStore, oversight: Ove
     assert adopted(store, job).adoptions == 1
 
 
+def test_the_next_attempt_begins_where_nothing_has_been(store: JobStore, job: Job) -> None:
+    """Or its log would be read from the last one's offset on, when it is adopted."""
+    first = claim_of(store, job)
+    store.write(first, [], {"started_at": "2026-01-01T00:00:00Z", "image": "i:1", "stdout_offset": 7})
+    second = adopted(store, job)
+    store.write(second, [], {"stderr_offset": 8, "detached": 1})
+    store.retry(second, "again", fault=True)
+    claim_of(store, job)
+    after = adopted(store, job, attempt=2)
+    assert (after.progress, after.adoptions) == ((0, 0, None, None), 1)
+
+
 def test_what_an_orderly_worker_has_left_is_adopted_without_a_death(store: JobStore, job: Job) -> None:
     store.write(claim_of(store, job), [], {"detached": 1})
     assert adopted(store, job).adoptions == 0
@@ -195,6 +230,9 @@ def test_what_cannot_be_adopted(store: JobStore, job: Job) -> None:
     assert store.adopt(job.id, attempt=2, host="h1") == "busy"
     assert store.adopt(job.id, attempt=1, host="another") == "busy"
     assert store.adopt("unknown", attempt=1, host="h1") == "missing"
+    store.retry(claim, "given back as it was")
+    assert store.adopt(job.id, attempt=1, host="h1") == "busy"
+    claim = claim_of(store, job)
     store.finish(claim, JobResult(job_id=job.id, status="completed"), "")
     assert store.adopt(job.id, attempt=1, host="h1") == "finished"
 
@@ -214,14 +252,24 @@ def test_what_a_message_needs_is_kept_with_the_record(store: JobStore, oversight
 def test_jobs_are_looked_at_when_it_is_time_until_they_are_settled(
     store: JobStore, oversight: Oversight, job: Job
 ) -> None:
-    assert job.id not in oversight.to_look_at(1000)
+    assert job.id not in oversight.to_look_at(10**6)
     store.look_at(job.id, in_s=0)
-    wait_until(lambda: job.id in oversight.to_look_at(1000))
+    wait_until(lambda: job.id in oversight.to_look_at(10**6))
     oversight.look_again({job.id: 60})
-    assert job.id not in oversight.to_look_at(1000)
+    assert job.id not in oversight.to_look_at(10**6)
     store.settle(job.id)
     oversight.look_again({job.id: 0})
     assert store.redis.zscore(ACTIVE_KEY, job.id) is None
+
+
+def test_a_retry_is_looked_at_when_it_is_due_and_its_cancel_at_once(
+    store: JobStore, oversight: Oversight, job: Job
+) -> None:
+    store.retry(claim_of(store, job), "later", delay_s=600, failure=True)
+    seconds, _ = store.redis.time()
+    assert store.redis.zscore(ACTIVE_KEY, job.id) > (seconds + 590) * 1000
+    assert store.cancel(job.id) == "cancelled"
+    wait_until(lambda: job.id in oversight.to_look_at(10**6), timeout_s=2)
 
 
 def test_a_suspicion_grows_old_until_it_is_cleared(oversight: Oversight, job: Job) -> None:

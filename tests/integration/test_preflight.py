@@ -36,6 +36,20 @@ def fit(server: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnRedis]
         redis.acl_deluser("guest")
 
 
+def let_it_forget(server: OwnRedis, policy: str = "allkeys-lru") -> None:
+    with server.client() as redis:
+        redis.config_set("maxmemory-policy", policy)
+        redis.config_set("maxmemory", "100mb")
+
+
+def guest(server: OwnRedis, *, commands: list[str], keys: str = "*", channels: str = "*") -> str:
+    """The address for a user who may do that."""
+    with server.client() as redis:
+        rights = {"keys": [keys], "channels": [channels], "commands": commands}
+        redis.acl_setuser("guest", enabled=True, passwords=["+sesame"], **rights)
+    return server.url.replace("//", "//guest:sesame@")
+
+
 def settings(address: str, broker: str | None = None) -> Settings:
     return Settings.model_validate({"redis_url": address, "broker_url": broker})
 
@@ -48,6 +62,7 @@ def refusal(address: str, broker: str | None = None) -> str:
 
 
 def test_a_fit_redis_is_taken_without_a_word(fit: OwnRedis, caplog: pytest.LogCaptureFixture) -> None:
+    let_it_forget(fit, "noeviction")  # it is full some day, and says so
     check_redis(settings(fit.url))
     assert caplog.records == []
     with fit.client() as redis:
@@ -58,8 +73,8 @@ def test_a_fit_redis_is_taken_without_a_word(fit: OwnRedis, caplog: pytest.LogCa
 def test_one_that_forgets_keys(fit: OwnRedis, policy: str) -> None:
     with fit.client() as redis:
         redis.config_set("maxmemory-policy", policy)
-        check_redis(settings(fit.url))  # never full
-        redis.config_set("maxmemory", "100mb")
+    check_redis(settings(fit.url))  # never full
+    let_it_forget(fit, policy)
     assert refusal(fit.url) == (
         f"CRONIUM_REDIS_URL: {fit.url}: maxmemory-policy {policy} forgets jobs when memory is full; "
         "set maxmemory-policy noeviction"
@@ -67,9 +82,7 @@ def test_one_that_forgets_keys(fit: OwnRedis, policy: str) -> None:
 
 
 def test_the_brokers_own(fit: OwnRedis, redis_url: str) -> None:
-    with fit.client() as redis:
-        redis.config_set("maxmemory-policy", "allkeys-lru")
-        redis.config_set("maxmemory", "100mb")
+    let_it_forget(fit)
     assert refusal(redis_url, broker=fit.url).startswith(f"CRONIUM_BROKER_URL: {fit.url}: maxmemory-policy")
 
 
@@ -101,37 +114,17 @@ def test_a_wrong_password_that_is_not_shown(fit: OwnRedis) -> None:
 
 
 def test_a_user_who_may_not_write(fit: OwnRedis) -> None:
-    with fit.client() as redis:
-        redis.acl_setuser(
-            "guest",
-            enabled=True,
-            passwords=["+sesame"],
-            keys=["*"],
-            channels=["*"],
-            commands=["+@read", "+@connection", "+info"],
-        )
-    assert "let this user run scripts" in refusal(fit.url.replace("//", "//guest:sesame@"))
+    assert "let this user run scripts" in refusal(guest(fit, commands=["+@read", "+@connection", "+info"]))
 
 
-def test_a_user_who_may_not_see_all_keys(fit: OwnRedis) -> None:
-    with fit.client() as redis:
-        redis.acl_setuser(
-            "guest", enabled=True, passwords=["+sesame"], keys=["other:*"], channels=["*"], commands=["+@all"]
-        )
-    assert "keys and channels cronium:*" in refusal(fit.url.replace("//", "//guest:sesame@"))
+@pytest.mark.parametrize("kind", ["keys", "channels"])
+def test_a_user_who_may_not_see_ours(fit: OwnRedis, kind: str) -> None:
+    address = guest(fit, commands=["+@all"], **{kind: "other:*"})
+    assert "read and write keys and channels cronium:*" in refusal(address)
 
 
 def test_a_provider_that_hides_what_it_is(fit: OwnRedis, caplog: pytest.LogCaptureFixture) -> None:
-    with fit.client() as redis:
-        redis.acl_setuser(
-            "guest",
-            enabled=True,
-            passwords=["+sesame"],
-            keys=["*"],
-            channels=["*"],
-            commands=["+@all", "-info", "-config"],
-        )
-    check_redis(settings(fit.url.replace("//", "//guest:sesame@")))
+    check_redis(settings(guest(fit, commands=["+@all", "-info", "-config"])))
     assert caplog.records == []
 
 
@@ -142,9 +135,7 @@ def test_one_that_does_not_answer(fit: OwnRedis) -> None:
 
 
 def test_a_worker_does_not_start(fit: OwnRedis) -> None:
-    with fit.client() as redis:
-        redis.config_set("maxmemory-policy", "allkeys-lru")
-        redis.config_set("maxmemory", "100mb")
+    let_it_forget(fit)
     env = {name: value for name, value in os.environ.items() if not name.startswith("CRONIUM_")}
     for node in ("jobs", "agent"):
         done = subprocess.run(

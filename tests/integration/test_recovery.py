@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from cronium_worker.fleet.hosts import HostRegistry
+from cronium_worker.fleet.hosts import HostRegistry, HostView
 from cronium_worker.fleet.oversight import Oversight
 from cronium_worker.fleet.store import ACTIVE_KEY, Claim, JobStore, record_key
 from cronium_worker.models import Job, JobResult
@@ -85,6 +85,7 @@ def test_a_pending_job_without_a_message_is_sent_again(fleet: Fleet) -> None:
     lost, young = fleet.job(), fleet.job(age_s=1)
     assert fleet.look() == Counter(sent=1)
     assert fleet.sent == [lost]
+    assert not {lost, young} & set(fleet.oversight.to_look_at(10**6))  # for a while
     assert fleet.look() == Counter()  # it has just been sent
     assert young not in fleet.sent
 
@@ -134,6 +135,23 @@ def test_who_renews_in_time_is_not_suspected_any_more(fleet: Fleet) -> None:
     assert fleet.look() == Counter()
     assert fleet.oversight.suspect(job) == 0
     assert fleet.status(job) == "preparing"
+
+
+def test_who_renews_while_it_is_looked_at_keeps_its_job(fleet: Fleet) -> None:
+    job = fleet.job()
+    claim = fleet.claim(job, store=fleet.short)
+    fleet.lapse(job)
+
+    class Late(HostRegistry):
+        """Asked after the records."""
+
+        def hosts(self) -> list[HostView]:
+            fleet.store.renew([claim])
+            return super().hosts()
+
+    fleet.registry = Late(fleet.store.redis, host_ttl_s=60)
+    assert fleet.look() == Counter()
+    assert (fleet.status(job), fleet.sent) == ("preparing", [])
 
 
 def test_a_node_that_was_replaced_is_gone_at_once(fleet: Fleet) -> None:

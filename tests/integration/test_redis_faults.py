@@ -21,8 +21,9 @@ from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import Job
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
-from tests.own_redis import OwnRedis
+from tests.own_redis import OwnRedis, own_redis
 
+__all__ = ["own_redis"]
 MIB = 1024 * 1024
 READ_TIMEOUT_S = 1.0
 FAULTS = ["restarting", "crashed", "frozen", "out_of_memory"]
@@ -35,14 +36,6 @@ for block in range(0, {LINES}, 300):
     open("/workspace/count", "w").write(str(block + 300))
     time.sleep(0.01)
 """
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
-    redis = OwnRedis(tmp_path)
-    redis.start()
-    yield redis
-    redis.kill()
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from cryptography.fernet import Fernet
 from redis.crc import key_slot
 
-from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound
+from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, SecretsUnreadable
 from cronium_worker.fleet import store as store_module
 from cronium_worker.fleet.cancels import CancelListener
 from cronium_worker.fleet.events import Event, claim_body, log_body, metrics_body, progress_body, status_body
@@ -20,13 +21,15 @@ from cronium_worker.models import ErrorInfo, Job, JobResult, Output, OutputFile
 from tests.conftest import wait_until
 
 TTL_S = 600
+GONE = -2  # TTL's answer
+KEY = Fernet.generate_key().decode()
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["RESP2", "RESP3"])
 def store(request: pytest.FixtureRequest, redis_url: str) -> Iterator[JobStore]:
     separator = "&" if "?" in redis_url else "?"
     redis = connect(f"{redis_url}{separator}protocol={request.param}")
-    yield JobStore(redis, result_ttl_s=TTL_S)
+    yield JobStore(redis, result_ttl_s=TTL_S, secret_keys=[KEY])
     redis.close()
 
 
@@ -35,11 +38,11 @@ def register(store: JobStore) -> Iterator[Callable[..., Job]]:
     """Registers jobs with ids of their own; nothing of them is left."""
     ids: list[str] = []
 
-    def register(**fields: Any) -> Job:
+    def register(*, by: JobStore = store, **fields: Any) -> Job:
         fields = {"id": f"t-{uuid4().hex}", "script": {"type": "bash", "content": "echo"}, **fields}
         job = Job.model_validate(fields)
         ids.append(job.id)
-        store.register(job, task_id=f"task-{job.id}", queue="q")
+        by.register(job, task_id=f"task-{job.id}", queue="q")
         return job
 
     yield register
@@ -81,6 +84,25 @@ def ttl(store: JobStore, job: Job, suffix: str = "") -> int:
 # ---- the way of a job
 
 
+def test_a_refusal_is_a_record_but_never_over_another_job(store: JobStore, job: Job) -> None:
+    """As when a foreign producer sends another job under the id of one that runs."""
+    unknown = f"t-{uuid4().hex}"
+    error = ErrorInfo(type="validation", message="id: is taken by another job")
+    taken(store, job)
+
+    for job_id in (unknown, job.id):
+        store.refuse(JobResult(job_id=job_id, status="failed", error=error))
+
+    refused = store.result(unknown)
+    assert refused is not None
+    assert (refused.status, refused.error) == ("failed", error)
+    assert [event["status"] for event in store.events(unknown)] == ["failed"]
+    assert statuses(store, job) == ["pending", "preparing"]
+    assert store.result(job.id) is None
+    store.redis.delete(record_key(unknown), f"{record_key(unknown)}:events")
+    store.redis.zrem(INDEX_KEY, unknown)
+
+
 def test_a_registered_job_waits(store: JobStore, register: Callable[..., Job]) -> None:
     job = register(metadata={"a": "ü"}, secrets={"TOKEN": "hunter2"})
 
@@ -102,9 +124,111 @@ def test_a_registered_job_waits(store: JobStore, register: Callable[..., Job]) -
     assert (event["v"], event["job_id"], event["status"], event["attempt"]) == (1, job.id, "pending", 1)
 
 
-def test_secrets_are_beside_the_record(store: JobStore, job: Job) -> None:
+def test_secrets_are_beside_the_record_and_encrypted(store: JobStore, job: Job) -> None:
     assert "hunter2" not in json.dumps(store.record(job.id))
-    assert json.loads(str(store.redis.get(f"{record_key(job.id)}:secrets"))) == {"TOKEN": "hunter2"}
+    content = json.loads(Fernet(KEY).decrypt(str(store.redis.get(f"{record_key(job.id)}:secrets"))))
+    assert content == {"job_id": job.id, "secrets": {"TOKEN": "hunter2"}}
+
+
+def with_keys(store: JobStore, *keys: str, secret_ttl_s: int = TTL_S) -> JobStore:
+    return JobStore(store.redis, result_ttl_s=TTL_S, secret_keys=keys, secret_ttl_s=secret_ttl_s)
+
+
+def refusal(store: JobStore, job: Job) -> str:
+    """Why the job has ended without having run."""
+    result = store.result(job.id)
+    assert result is not None
+    assert result.error is not None
+    assert (result.status, result.error.type, result.error.retryable) == ("failed", "validation", False)
+    assert statuses(store, job)[-1] == "failed"
+    assert ttl(store, job, ":secrets") == GONE
+    return result.error.message
+
+
+def test_keys_are_changed_while_jobs_wait(store: JobStore, job: Job) -> None:
+    key = Fernet.generate_key().decode()
+
+    assert not with_keys(store, key, KEY).register(job, task_id="t", queue="q")
+    claim = with_keys(store, key, KEY).claim(job.id, host="h")
+
+    assert isinstance(claim, Claim)
+    assert claim.job.secrets == {"TOKEN": "hunter2"}
+
+
+def test_a_job_goes_on_under_the_new_key_alone(store: JobStore, register: Callable[..., Job]) -> None:
+    key = Fernet.generate_key().decode()
+    job = register(secrets={"TOKEN": "hunter2"}, by=with_keys(store, key, KEY))
+
+    claim = with_keys(store, key).claim(job.id, host="h")
+
+    assert isinstance(claim, Claim)
+    assert claim.job == job
+
+
+@pytest.mark.parametrize("keys", [[], [Fernet.generate_key().decode()]], ids=["no key", "another key"])
+def test_a_worker_that_cannot_decrypt_ends_the_job_with_the_remedy(store: JobStore, job: Job, keys: list[str]) -> None:
+    assert with_keys(store, *keys).claim(job.id, host="h") == "finished"
+
+    assert "CRONIUM_SECRET_KEYS" in refusal(store, job)
+
+
+def test_secrets_of_another_job_are_refused(store: JobStore, register: Callable[..., Job]) -> None:
+    job, other = register(secrets={"A": "1"}), register(secrets={"A": "2"})
+    stolen = store.redis.get(f"{record_key(other.id)}:secrets")
+    store.redis.set(f"{record_key(job.id)}:secrets", str(stolen))
+
+    assert store.claim(job.id, host="h") == "finished"
+
+    assert "another job" in refusal(store, job)
+
+
+def test_without_a_key_a_job_with_secrets_is_not_written(store: JobStore, register: Callable[..., Job]) -> None:
+    job = Job.model_validate({"script": {"type": "bash", "content": ""}, "secrets": {"A": "1"}})
+
+    with pytest.raises(SecretsUnreadable, match="cronium key"):
+        with_keys(store).register(job, task_id="t", queue="q")
+
+    assert not store.redis.exists(record_key(job.id), f"{record_key(job.id)}:secrets")
+    assert store.redis.zscore(INDEX_KEY, job.id) is None
+
+
+def test_secrets_of_a_job_that_nobody_ends_go_by_themselves(store: JobStore, register: Callable[..., Job]) -> None:
+    short = with_keys(store, KEY, secret_ttl_s=1)
+    job = register(secrets={"TOKEN": "hunter2"}, by=short)
+
+    wait_until(lambda: ttl(store, job, ":secrets") == GONE, what="secrets gone")
+
+    assert not store.register(job, task_id="t", queue="q")
+    assert store.claim(job.id, host="h") == "finished"
+    assert "CRONIUM_SECRET_TTL" in refusal(store, job)
+
+
+def test_whoever_has_a_job_keeps_its_secrets(store: JobStore, job: Job) -> None:
+    def shorten() -> None:
+        store.redis.expire(f"{record_key(job.id)}:secrets", 5)
+
+    def kept() -> bool:
+        return ttl(store, job, ":secrets") > 5
+
+    assert kept()
+    shorten()
+    claim = taken(store, job)
+    assert kept()
+    shorten()
+    store.renew([claim])
+    assert kept()
+    shorten()
+    store.retry(claim, "again", fault=True)
+    assert kept()
+
+
+def test_a_job_without_secrets_is_not_one_with(store: JobStore, register: Callable[..., Job]) -> None:
+    job = register()
+    with pytest.raises(JobConflict):
+        store.register(job.model_copy(update={"secrets": {"TOKEN": "new"}}), task_id="t", queue="q")
+    store.finish(taken(store, job), outcome(job), "completed")
+    with pytest.raises(JobConflict):
+        store.register(job.model_copy(update={"secrets": {"TOKEN": "new"}}), task_id="t", queue="q")
 
 
 def test_a_claim_brings_the_whole_job(store: JobStore, job: Job) -> None:
@@ -154,15 +278,15 @@ def test_the_terminal_event_has_the_result_without_file_contents(store: JobStore
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])
 def test_at_the_end_secrets_go_and_the_rest_expires(store: JobStore, job: Job, end: str) -> None:
-    assert [ttl(store, job, suffix) for suffix in ("", ":events", ":secrets")] == [-1, -1, -1]
+    assert [ttl(store, job, suffix) for suffix in ("", ":events")] == [-1, -1]
 
     if end == "finish":
         store.finish(taken(store, job), outcome(job), "completed")
     else:
         store.cancel(job.id)
 
-    gone = -2
-    assert ttl(store, job, ":secrets") == gone
+    assert ttl(store, job, ":secrets") == GONE
+    assert not store.register(job, task_id="t", queue="q")
     assert TTL_S - 60 < ttl(store, job) <= TTL_S
     assert TTL_S - 60 < ttl(store, job, ":events") <= TTL_S
 

@@ -29,7 +29,8 @@ print(app.control.{command}({queue!r}, **options))
 
 @pytest.mark.timeout(120)
 def test_what_takes_messages_and_what_only_lives(host: LocalHost) -> None:
-    host.start(concurrency=1)
+    # The watchdog must not end a node that takes nothing while doctor looks at it.
+    host.start(concurrency=1, CRONIUM_LEASE_TTL="10")
     jobs, agent = f"queue {host.queue}", f"agent of {host.name}"
     well = {jobs: f"taken by {host.name}", agent: "takes messages"}
     assert findings(host) == (0, well)

@@ -179,6 +179,7 @@ def test_jobs_are_one_line_and_nothing_of_them_leaks(fleet: Fleet, page: Page) -
             row = page.row(each["id"], status)
             assert (row["job"], row["type"]) == (each["id"], each["script"]["type"])
             assert (row["host"], row["worker"]) == (fleet.environment["CRONIUM_HOST_NAME"], node)
+            assert row["DT_RowClass"] == f"job-{status}"  # red, where it has failed
             assert row["received"] <= row["started"]
             assert row["runtime"] > 0
     ids = [each["id"] for each in (*completed.values(), *failed.values(), foreign)]
@@ -191,6 +192,15 @@ def test_jobs_are_one_line_and_nothing_of_them_leaks(fleet: Fleet, page: Page) -
     assert "Traceback" not in everything
     assert "script: the script exited with 7" in bodies[f"/task/{failed['node']['id']}"][1]
     assert mark not in fleet.log.read_text()
+
+
+def test_housekeeping_does_not_drown_the_jobs(page: Page, nobodys_queue: str) -> None:
+    turn = app.send_task("cronium.cleanup_orphans", queue=nobodys_queue)
+    row: dict[str, Any] = wait_until(lambda: page.rows(kind="all").get(turn.id), what="the turn on the page")
+    assert (row["type"], row["is_job"]) == ("cleanup_orphans", False)
+    assert turn.id not in page.rows()
+    assert page.call(f"/api/task/revoke/{turn.id}", {})[0] == 403
+    assert 'id="task-terminate"' not in page.call(f"/task/{turn.id}")[1]
 
 
 @pytest.mark.timeout(180)

@@ -13,13 +13,18 @@ from uuid import uuid4
 import docker
 import pytest
 
+from cronium_worker import housekeeping
 from cronium_worker.app import app
+from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import connect
 from cronium_worker.models.job import FLEET_QUEUE
+from cronium_worker.schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVER
 from tests.conftest import wait_until
-from tests.own_redis import OwnRedis
+from tests.own_redis import OwnRedis, own_redis
 from tests.rig import CRONIUM, RigWorker
 from tests.system.local_host import IMAGE, LocalHost, is_there
+
+__all__ = ["own_redis"]
 
 
 @pytest.mark.timeout(120)
@@ -57,18 +62,22 @@ def test_a_host_that_dies_is_gone_when_its_lease_is_over(host: LocalHost) -> Non
 
 @pytest.mark.timeout(120)
 def test_a_drained_host_takes_no_jobs_until_undo(host: LocalHost) -> None:
+    host.env["CRONIUM_LEASE_TTL"] = "60"  # by itself it would look every ten seconds
+    host.registry = HostRegistry(host.registry._redis, host_ttl_s=60)
     host.start()
-    running = host.submit("sleep 3")
+    running = host.submit("sleep 6")
     wait_until(lambda: host.status(running) == "running")
     started = time.monotonic()
     done = host.cronium("drain", host.name)
     assert (done.returncode, done.stdout) == (0, f"{host.name} takes no more jobs\n")
-    assert time.monotonic() - started < 3  # it was told, and did not find out by itself
+    assert time.monotonic() - started < 5  # it was told
     assert host.state() == "draining"
     waiting = host.submit("true")
     wait_until(lambda: host.status(running) == "completed", what="what runs goes on")
     assert host.status(waiting) == "pending"
+    undone = time.monotonic()
     assert host.cronium("drain", host.name, "--undo").stdout == f"{host.name} takes jobs again\n"
+    assert time.monotonic() - undone < 5
     wait_until(lambda: host.status(waiting) == "completed")
     assert host.state() == "live"
 
@@ -90,11 +99,18 @@ def test_a_drain_is_remembered_over_a_restart(host: LocalHost) -> None:
 @pytest.mark.timeout(120)
 def test_a_drain_can_be_waited_for(host: LocalHost) -> None:
     host.start(node="jobs")
-    job = host.submit("sleep 4")
+    job = host.submit("sleep 60")
     wait_until(lambda: host.status(job) == "running")
-    done = host.cronium("drain", host.name, "--wait")
-    assert done.stdout == f"{host.name} takes no more jobs\n{host.name} runs no jobs\n"
-    assert host.status(job) == "completed"
+    command = [CRONIUM, "drain", host.name, "--wait"]
+    with subprocess.Popen(command, env=host.env, stdout=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == f"{host.name} takes no more jobs\n"
+        told = time.monotonic()
+        wait_until(lambda: time.monotonic() - told > 1)
+        assert waiting.poll() is None
+        assert host.cronium("cancel", job).returncode == 0
+        assert waiting.communicate(timeout=60)[0] == f"{host.name} runs no jobs\n"
+    assert host.status(job) == "cancelled"
 
 
 def test_drain_of_a_host_that_is_not_there(host: LocalHost) -> None:
@@ -162,14 +178,16 @@ def test_housekeeping_does_not_wait_behind_jobs(host: LocalHost) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_host_that_was_away_does_no_backlog(host: LocalHost) -> None:
-    """Given turns that were sent while nobody took them; when the agent is back, then it drops them."""
-    queue = f"cronium.host.{host.name}"
+def test_a_host_that_was_away_does_no_backlog(host: LocalHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given turns that were sent while nobody took them, and beat's next turn came; when the agent is back, then it
+    drops them."""
     runs = [uuid4().hex for _ in range(3)]
-    for run in runs:
-        app.send_task("cronium.cleanup_orphans", kwargs={"run": run}, queue=queue, expires=0.5)
+    with monkeypatch.context() as every:
+        every.setattr(housekeeping, "housekeeping_every_s", lambda _: {CLEANUP: 0.5})
+        for run in runs:
+            housekeeping.send(CLEANUP, host.name, run=run)
     current = uuid4().hex
-    app.send_task("cronium.cleanup_orphans", kwargs={"run": current}, queue=queue, expires=60)
+    housekeeping.send(CLEANUP, host.name, run=current)
     sent = time.monotonic()
     wait_until(lambda: time.monotonic() - sent > 0.6)
     host.start(node="agent")
@@ -199,14 +217,6 @@ def test_beats_take_over_from_each_other(host: LocalHost) -> None:
     second = host.plant_orphan()
     wait_until(lambda: not is_there(second), what="the next beat's sweep")
     assert time.monotonic() - killed < 30
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
-    redis = OwnRedis(tmp_path)
-    redis.start()
-    yield redis
-    redis.kill()
 
 
 @pytest.mark.timeout(180)
@@ -239,12 +249,15 @@ def test_the_fan_out_reaches_the_hosts_by_the_fleet_queue(host: LocalHost) -> No
 
 
 def test_no_results_of_housekeeping_are_stored(host: LocalHost) -> None:
-    host.start(node="agent")
-    async_result = app.send_task("cronium.on_every_host", args=["cronium.cleanup_orphans"], queue=FLEET_QUEUE)
-    assert host.cronium("cleanup").returncode == 0
-    redis = connect(host.env["CRONIUM_REDIS_URL"])
-    assert redis.exists(f"celery-task-meta-{async_result.id}") == 0
-    redis.close()
+    agent = host.start(node="agent")
+    own_queue, runs = f"cronium.host.{host.name}", {task: uuid4().hex for task in (CLEANUP, PREPULL)}
+    sent = [app.send_task(ON_EVERY_HOST, args=[CLEANUP], queue=FLEET_QUEUE), app.send_task(RECOVER, queue=FLEET_QUEUE)]
+    sent += [app.send_task(task, kwargs={"run": run}, queue=own_queue) for task, run in runs.items()]
+    for run in runs.values():
+        assert list(host.registry.answers(run, [host.name], timeout_s=20))
+    assert agent.stop() == 0  # what it has taken has ended
+    with connect(host.env["CRONIUM_REDIS_URL"]) as redis:
+        assert redis.exists(*(f"celery-task-meta-{async_result.id}" for async_result in sent)) == 0
 
 
 def test_images_pull_names_the_host_that_refuses(host: LocalHost) -> None:

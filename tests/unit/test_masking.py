@@ -94,7 +94,7 @@ def test_a_secret_in_several_chunks_is_hidden(size: int) -> None:
     ("secrets", "masked"),
     [
         (["abc", "abcdef"], "x***y***deg***|"),
-        (["abc", "abcdeg"], "x***defy******|"),
+        (["abc", "abcdeg"], "x***defy***|"),
         (["bcd", "abcdef"], "x***ya***egabc|"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_secret_that_begins_or_holds_another_is_hidden_whole(secrets: list[str
     [
         (["abc"], "abc", "***"),
         (["abc"], "xabcx", "x***x"),
-        (["abc"], "abcabc", "******"),
+        (["abc"], "abcabc", "***"),
         (["ab", "abc"], "abc", "***"),
         (["a.c", "$", "["], "a.c abc $1 [", "*** abc ***1 ***"),
         (["\\d"], "1 \\d", "1 ***"),

@@ -9,6 +9,7 @@ from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kombu.exceptions import EncodeError
 from kombu.serialization import dumps, loads
 from pydantic import ValidationError
 
@@ -128,12 +129,21 @@ def test_any_valid_job_can_be_written_in_camel_case(fields: dict[str, Any]) -> N
 
 @_quick
 @given(_fields)
-def test_any_valid_job_may_stand_in_a_celery_signature(fields: dict[str, Any]) -> None:
-    job = Job.model_validate(fields)
+def test_any_job_without_secrets_may_stand_in_a_message(fields: dict[str, Any]) -> None:
+    job = Job.model_validate({**fields, "secrets": {}})
 
     content_type, encoding, message = dumps([job], serializer="json")
 
     assert Job.model_validate(loads(message, content_type, encoding, accept=["application/json"])[0]) == job
+
+
+def test_a_job_with_secrets_is_sent_by_its_own_task_alone() -> None:
+    job = Job.model_validate({"script": {"type": "bash", "content": ""}, "secrets": {"TOKEN": "hunter2"}})
+
+    with pytest.raises(EncodeError, match="execute_job") as caught:
+        dumps([job], serializer="json")
+
+    assert "hunter2" not in str(caught.value)
 
 
 @_quick
@@ -231,6 +241,7 @@ def test_sizes_are_read_in_dockers_notation(text: str, size: int) -> None:
         {"environment": {"A": "x" * 64 * KIB}},
         {"environment": {"A": "ü" * 32 * KIB}},
         {"environment": {chr(65 + i): "x" * (64 * KIB - 3) for i in range(8)}},  # 8 * (1 + size + 2)
+        {"environment": {f"A{number}": "" for number in range(10_000)}},
         {"environment": {"CRONIUM": "", "cron_ium": "", "_": "", "LD_PRELOAD": "x", "PATH": ""}},
         {"input_data": "x" * (8 * MIB - 2)},
         {"variables": {"v": "x" * (MIB - 8)}},
@@ -456,6 +467,7 @@ for name in ("environment", "secrets"):
         "true": {"A": True},
         "64 KiB + 1": {"A": "x" * (64 * KIB + 1)},
         "64 KiB + 2 in 2-byte characters": {"A": "ü" * (32 * KIB + 1)},
+        "10,000 + 1": {f"A{number}": "" for number in range(10_001)},
         "512 KiB + 1": {chr(65 + i): "x" * (64 * KIB - 3 + (i == 0)) for i in range(8)},
         "3 MB": {f"A{i}": "x" * 64 * KIB for i in range(48)},
     }

@@ -1,5 +1,6 @@
 """The upstream orchestrator's payload, translated to a job."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -81,7 +82,9 @@ def test_durations_are_read_in_every_form_upstream_writes(written: Any, timeout_
     assert Job.from_orchestrator(with_execution(timeout=written)).timeout == pytest.approx(timeout_s)
 
 
-@pytest.mark.parametrize("written", [86401, 999_999_999, "90", "1m 30s", "-1m", "1d", "m", "1m30", True, [1], {"s": 1}])
+@pytest.mark.parametrize(
+    "written", [86401, 999_999_999, "90", "1m 30s", "-1m", "1d", "m", "1m30", True, [1], {"s": 1}, -(10**400)]
+)
 def test_a_doubtful_duration_is_refused_by_name(written: Any) -> None:
     with pytest.raises(ValueError, match=r"^execution\.timeout: "):
         Job.from_orchestrator(with_execution(timeout=written))
@@ -149,7 +152,9 @@ def test_resources_that_are_not_limited_upstream_take_the_default() -> None:
         ({"execution": {}}, "execution"),
         ({"execution": [1]}, "execution"),
         ({**PAYLOAD, "metadata": "x"}, "metadata"),
+        ({**PAYLOAD, "metadata": {"a": functools.reduce(lambda inner, _: [inner], range(5000), 1)}}, "metadata"),
         ({**PAYLOAD, "Privileged": True}, "Privileged"),
+        ({**PAYLOAD, "x\n\ud800": 1}, r"'x\\n\\ud800'"),
         (with_execution(target={"type": "ssh"}), "execution.target.type"),
         (with_execution(target={"type": ["local"]}), "execution.target.type"),
         (with_execution(target="local"), "target"),

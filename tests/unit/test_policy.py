@@ -3,14 +3,16 @@
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from pydantic import ValidationError
 
 from cronium_worker.errors import validation_message
 from cronium_worker.models import Job
-from cronium_worker.policy import admit, image_candidates, pull_policy, wanted_images
+from cronium_worker.policy import admit, image_candidates, pull_policy, wanted_images, with_defaults
 from cronium_worker.settings import Images, Maxima, Settings
 
 DIGEST = f"tools@sha256:{'0a' * 32}"
+KEY = Fernet.generate_key().decode()
 
 
 def fleet(**changed: Any) -> Settings:
@@ -75,10 +77,31 @@ def test_a_value_that_was_given_is_kept_also_when_it_is_the_general_default() ->
 def test_admission_changes_nothing_else() -> None:
     given = job(environment={"A": "1"}, secrets={"S": "2"}, timeout=5, metadata={"m": "x"})
 
-    admitted = admit(given, fleet())
+    admitted = admit(given, fleet(secret_keys=KEY))
 
     assert admitted.model_dump(exclude={"resources"}) == given.model_dump(exclude={"resources"})
     assert given.resources.model_fields_set == set()
+
+
+def test_secrets_without_a_key_are_refused_with_the_remedy() -> None:
+    with pytest.raises(ValidationError) as caught:
+        admit(job(secrets={"TOKEN": "hunter2"}), fleet())
+
+    message = validation_message(caught.value)
+    assert message.startswith("secrets: ")
+    assert "cronium key" in message
+    assert "CRONIUM_SECRET_KEYS" in message
+    assert "hunter2" not in repr(caught.value)
+    admit(job(secrets={"TOKEN": "hunter2"}), fleet(secret_keys=KEY))
+    admit(job(), fleet())
+
+
+def test_the_defaults_of_a_job_that_runs_hold_whatever_the_maxima_are_now() -> None:
+    running = job(resources={"disk": "5g", "cpu": 64})
+
+    resources = with_defaults(running, fleet(defaults={"memory": "1g"}, maxima=Maxima(disk=1))).resources
+
+    assert (resources.disk, resources.cpu, resources.memory, resources.pids) == (5 * 2**30, 64, 2**30, 100)
 
 
 def test_admission_can_be_repeated() -> None:

@@ -57,10 +57,20 @@ SETTINGS = [
     ("CRONIUM_MAXIMA__PIDS", "5", "maxima.pids", 5),
     ("CRONIUM_MAXIMA__DISK_IO", "5m", "maxima.disk_io", 5 * 2**20),
     ("CRONIUM_MAXIMA__DISK", "1t", "maxima.disk", 2**40),
+    ("CRONIUM_MAXIMA__INODES", "5000", "maxima.inodes", 5000),
     ("CRONIUM_SECURITY__SECCOMP_PROFILE", "/etc/p.json", "security.seccomp_profile", Path("/etc/p.json")),
     ("CRONIUM_SECURITY__APPARMOR_PROFILE", "strict", "security.apparmor_profile", "strict"),
     ("CRONIUM_SECURITY__SELINUX_LABEL", "type:x_t", "security.selinux_label", "type:x_t"),
     ("CRONIUM_SECURITY__RUNTIME", "runsc", "security.runtime", "runsc"),
+    ("CRONIUM_SECURITY__UID_POOL", "20000-20063", "security.uids", range(20000, 20064)),
+    ("CRONIUM_SECURITY__FIREWALL", "require", "security.firewall", "require"),
+    ("CRONIUM_SECURITY__BLOCK_PRIVATE", "true", "security.block_private", True),
+    (
+        "CRONIUM_SECURITY__ALLOWED_ADDRESSES",
+        '["10.1.0.0/16", "10.1.2.3:443"]',
+        "security.allowed_addresses",
+        ("10.1.0.0/16", "10.1.2.3:443"),
+    ),
     ("CRONIUM_LOG__DRIVER", "json-file", "log.driver", "json-file"),
     ("CRONIUM_LOG__MAX_BYTES", "1m", "log.max_bytes", 2**20),
     ("CRONIUM_LOG__CHUNK_BYTES", "1k", "log.chunk_bytes", 1024),
@@ -149,7 +159,28 @@ def test_one_nested_setting_keeps_the_defaults_of_the_others(monkeypatch: pytest
         ("CRONIUM_MAXIMA__CPU", "many"),
         ("CRONIUM_MAXIMA__MEMORY", "-1"),
         ("CRONIUM_MAXIMA__PIDS", "0"),
+        ("CRONIUM_MAXIMA__INODES", "999"),
         ("CRONIUM_MAXIMA__DISK_IO", ""),
+        ("CRONIUM_SECURITY__SECCOMP_PROFILE", "default"),
+        ("CRONIUM_SECURITY__APPARMOR_PROFILE", "unconfined"),
+        ("CRONIUM_SECURITY__APPARMOR_PROFILE", "a b"),
+        ("CRONIUM_SECURITY__SELINUX_LABEL", "disable"),
+        ("CRONIUM_SECURITY__SELINUX_LABEL", "type:"),
+        ("CRONIUM_SECURITY__RUNTIME", "runsc\n"),
+        ("CRONIUM_SECURITY__UID_POOL", "20000"),
+        ("CRONIUM_SECURITY__UID_POOL", "0-20000"),
+        ("CRONIUM_SECURITY__UID_POOL", "20063-20000"),
+        ("CRONIUM_SECURITY__UID_POOL", "20000-20063\n"),
+        ("CRONIUM_SECURITY__FIREWALL", "on"),
+        ("CRONIUM_SECURITY__BLOCK_PRIVATE", "rfc1918"),
+        ("CRONIUM_SECURITY__ALLOWED_ADDRESSES", '["10.1.0.0/16", "10.1.0.1/16"]'),
+        ("CRONIUM_SECURITY__ALLOWED_ADDRESSES", '["mirror.example"]'),
+        ("CRONIUM_SECURITY__ALLOWED_ADDRESSES", '["10.1.2.3:"]'),
+        ("CRONIUM_SECURITY__ALLOWED_ADDRESSES", '["10.1.2.3:65536"]'),
+        ("CRONIUM_SECURITY__ALLOWED_ADDRESSES", '["10.1.2.3:0"]'),
+        ("CRONIUM_SECURITY__ALLOWED_ADDRESSES", '["10.1.2.3:80 accept"]'),
+        ("CRONIUM_SECURITY__ALLOWED_ADDRESSES", '["10.1.2.3\\n"]'),
+        ("CRONIUM_SECURITY__ALLOWED_ADDRESSES", '["fd00::1"]'),
         ("CRONIUM_LOG__DRIVER", "syslog"),
         ("CRONIUM_LOG__CHUNK_BYTES", "100"),
         ("CRONIUM_LOG__CHUNK_BYTES", "2m"),
@@ -171,6 +202,17 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
     message = str(caught.value)
     assert message.startswith(f"{variable}: ")
     assert len(message.splitlines()) == 1
+
+
+def test_a_uid_pool_has_one_for_each_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRONIUM_SECURITY__UID_POOL", "20000-20007")
+    assert load_settings().concurrency == 8
+
+    monkeypatch.setenv("CRONIUM_SECURITY__UID_POOL", "20000-20006")
+    with pytest.raises(
+        ConfigurationError, match=r"^CRONIUM_CONCURRENCY: more than the 7 uids of CRONIUM_SECURITY__UID"
+    ):
+        load_settings()
 
 
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,3 +327,26 @@ def test_an_endless_size_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_odd_passwords_are_masked_too(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("CRONIUM_REDIS_URL", url)
     assert "hunter2" not in json.dumps(load_settings().masked())
+
+
+def test_keys_are_written_with_commas_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ["A" * 43 + "=", "-_" * 21 + "8="]
+    monkeypatch.setenv("CRONIUM_SECRET_KEYS", f" {keys[0]},{keys[1]}, ")
+
+    settings = load_settings()
+
+    assert [key.get_secret_value() for key in settings.secret_keys] == keys
+    assert settings.masked()["secret_keys"] == "***,***"
+    assert not any(key in repr(settings) + settings.model_dump_json() for key in keys)
+
+
+@pytest.mark.parametrize("value", ["x", "A" * 44, '["' + "A" * 43 + '="]', "A" * 43 + "=;" + "A" * 43 + "="])
+def test_a_wrong_key_is_named_by_its_place_alone(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("CRONIUM_SECRET_KEYS", f"{'A' * 43}=,{value}")
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+
+    assert str(caught.value).startswith("CRONIUM_SECRET_KEYS: key 2 is none: make one with `cronium key`")
+    assert value not in str(caught.value)
+    assert "AAA" not in str(caught.value)

@@ -19,6 +19,7 @@ def config(spec: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any
         "script_type": "bash",
         "image": "cronium/runner:bash-alpine",
         "workspace": Path("/var/lib/cronium/sandboxes/5a9d"),
+        "user": "1000:1000",
         "resources": Resources(),
         "network": Network(),
         "device": "/dev/sda",
@@ -64,6 +65,7 @@ def test_the_default_container_is_the_reviewed_one() -> None:
             },
         ),
         ({"image": "tools@sha256:00"}, {"Image": "tools@sha256:00"}),
+        ({"user": "2000:3000"}, {"User": "2000:3000"}),
         ({"sandbox_id": "6b"}, {"Labels.cronium.sandbox": "6b"}),
         ({"job_labels": {}}, {"Labels.cronium.job.id": None, "Labels.cronium.job.attempt": None}),
         ({"network": Network(mode="none")}, {"HostConfig.NetworkMode": "none"}),
@@ -115,7 +117,6 @@ def test_what_a_job_changes(spec: dict[str, Any], expected: dict[str, Any]) -> N
     [
         ({"fleet": "green"}, {"Labels.cronium.fleet": "green"}),
         ({"host_name": "h2"}, {"Labels.cronium.host": "h2"}),
-        ({"container_user": "2000:3000"}, {"User": "2000:3000"}),
         (
             {"security": Security(apparmor_profile="strict", selinux_label="type:x_t")},
             {"HostConfig.SecurityOpt": ["no-new-privileges:true", "apparmor=strict", "label=type:x_t"]},
@@ -143,7 +144,7 @@ WIDEST = config(
         "seccomp": "{}",
         "resources": Resources(cpu=64, memory=2**40, pids=2**22),
     },
-    security=Security(apparmor_profile="x", selinux_label="y", runtime="runsc"),
+    security=Security(apparmor_profile="x", selinux_label="type:y", runtime="runsc"),
 )
 
 

@@ -22,7 +22,7 @@ from cronium_worker.workspace.staging import environment, stage_job, stage_launc
 from tests.conftest import wait_until
 
 UID, GID = (4321, 4322) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
-SHELLS = [["/bin/sh"], *([[found, "sh"]] if (found := shutil.which("busybox")) else [])]
+SHELLS = [["/bin/sh"], ["bash", "--posix"], *([[found, "sh"]] if (found := shutil.which("busybox")) else [])]
 SH = pytest.mark.parametrize("sh", SHELLS, ids=" ".join)
 
 
@@ -208,6 +208,7 @@ SPECIAL = dict.fromkeys(
         *["MAIL", "MAILCHECK", "MAILPATH", "NODE_OPTIONS", "OLDPWD", "OPTARG", "OPTERR", "OPTIND", "PATH", "PPID"],
         *["PS1", "PS2", "PS4", "PWD", "PYTHONHOME", "PYTHONPATH", "RANDOM", "SECONDS", "SHELL", "SHELLOPTS", "SHLVL"],
         *["TERM", "TMPDIR", "TZ", "UID", "USER"],
+        *["BASH_ALIASES", "BASH_ARGV0", "BASH_CMDS", "BASH_COMPAT", "DIRSTACK", "HISTCMD", "LC_CTYPE", "SRANDOM"],
     ],
     "5 odd",
 )

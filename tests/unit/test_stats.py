@@ -30,6 +30,7 @@ V1_FILES = {
     "cpuacct/{}/cpuacct.usage": "2500000000\n",
     "memory/{}/memory.max_usage_in_bytes": "1048576\n",
     "memory/{}/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+    "pids/{}/cgroup.procs": "4242\n4250\n4251\n",
     "pids/{}/pids.peak": "17\n",
     "blkio/{}/blkio.throttle.io_service_bytes_recursive": (
         "8:0 Read 4096\n8:0 Write 100\n8:0 Sync 4196\n8:0 Async 0\n8:0 Discard 9\n8:0 Total 4205\n"
@@ -42,6 +43,7 @@ V2_FILES = {
     "{}/memory.peak": "1048576\n",
     "{}/memory.events": "low 0\nhigh 0\nmax 5\noom 4\noom_kill 3\noom_group_kill 0\n",
     "{}/pids.peak": "17\n",
+    "{}/cgroup.procs": "4242\n4250\n4251\n",
     "{}/io.stat": (
         "8:0 rbytes=4096 wbytes=100 rios=1 wios=1 dbytes=9 dios=0\n8:16 rbytes=4 wbytes=10 rios=1 wios=1\n253:0\n"
     ),
@@ -110,11 +112,34 @@ def test_the_figures_of_the_last_moment_are_read_from_the_files_that_were_opened
     reader.close()
 
 
+def test_the_processes_are_those_of_the_moment(host: Host) -> None:
+    reader = host.reader()
+    assert reader.processes() == [4242, 4250, 4251]
+    for path in host.root.glob("cgroup/**/cgroup.procs"):
+        path.write_text("4242\n4260\n")
+    assert reader.processes() == [4242, 4260]
+    for path in host.root.glob("cgroup/**/cgroup.procs"):
+        path.unlink()
+    assert reader.processes() == []
+    reader.close()
+
+
+def test_what_was_written_is_the_sum_over_the_processes_that_are_there(host: Host) -> None:
+    for process, written in ((4242, 4096), (4251, 100)):
+        io = f"rchar: 5\nwchar: 7\nread_bytes: 1\nwrite_bytes: {written}\ncancelled_write_bytes: 50\n"
+        host.write(f"proc/{process}/io", io)
+    reader = host.reader()
+
+    assert reader.written_bytes() == 4196
+    reader.close()
+
+
 def test_without_a_pid_nothing_is_known(host: Host) -> None:
     reader = host.reader(pid=None)
 
     assert reader.read() == Metrics()
     assert reader.oom_kills() == 0
+    assert (reader.processes(), reader.written_bytes()) == ([], 0)
     reader.close()
 
 

@@ -19,9 +19,23 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- The encrypted secrets; '' when the job has none, 'gone' when they are deleted already.
+local function sealed()
+  return redis.call('GET', secrets) or (redis.call('HEXISTS', record, 'secrets_ttl') == 1 and 'gone') or ''
+end
+
+-- From now on for as long again, whoever has the job or has not.
+local function keep_secrets()
+  local ttl = redis.call('HGET', record, 'secrets_ttl')
+  if ttl then
+    redis.call('EXPIRE', secrets, ttl)
+  end
+end
+
 -- The claim is this worker's until then, unless it renews it.
 local function lease(ttl_ms)
   redis.call('HSET', record, 'lease', now_ms() + ttl_ms)
+  keep_secrets()
 end
 
 -- 'ok' when the writer still owns the attempt and this write is new, 'done' when it was made before
@@ -63,7 +77,7 @@ local function claimed(token)
   )
   local attempt, job, created_at, queued_at, cancel, faults, failures, sent_at = unpack(reply)
   return {
-    'claimed', tostring(token), attempt, job, redis.call('GET', secrets) or '', created_at, queued_at,
+    'claimed', tostring(token), attempt, job, sealed(), created_at, queued_at,
     cancel or '', faults or '0', failures or '0', sent_at or '0',
   }
 end
@@ -74,5 +88,6 @@ local function again(attempt, body, delay_ms, faults, failures, queued_at)
     'detached')
   redis.call('HSET', record, 'status', 'pending', 'attempt', attempt, 'faults', faults, 'failures', failures,
     'queued_at', queued_at, 'due_at', now_ms() + delay_ms)
+  keep_secrets()
   emit('status', body)
 end

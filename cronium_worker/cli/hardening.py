@@ -1,0 +1,191 @@
+"""Where a host is weak: each check a function of what was read. Pure.
+
+A failure is an open door. Everything else is a weakness: a distribution mends old versions without a new number, and
+whose machine it is may have reasons.
+"""
+
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from cronium_worker.cli.finding import Finding
+
+Version = tuple[int, ...]
+
+# The first good versions of each branch, the newest branch last: what is older has a known way out of a container.
+# Engine: CVE-2024-41110. containerd: CVE-2024-40635. runc: CVE-2024-21626, CVE-2025-31133, -52565, -52881.
+_GOOD: dict[str, tuple[Version, ...]] = {
+    "Engine": ((23, 0, 15), (26, 1, 5), (27, 1, 1)),
+    "containerd": ((1, 6, 38), (1, 7, 27), (2, 0, 4)),
+    "runc": ((1, 2, 8), (1, 3, 3)),
+}
+# Its default profile and its own flaws are too old for anybody's patches.
+_OLDEST_ENGINE: Version = (20, 10)
+# What a distribution puts behind a number of its own.
+_PATCHED = re.compile(r"dfsg|[+~]ds|ubuntu|deb|\.el\d|\.fc\d|amzn")
+# By name: the values that will do, and what the others let happen.
+_SYSCTLS: dict[str, tuple[frozenset[str], str]] = {
+    "fs.protected_hardlinks": (frozenset("1"), "links to files of others"),
+    "fs.protected_symlinks": (frozenset("1"), "links planted in /tmp"),
+    "fs.protected_fifos": (frozenset("12"), "FIFOs planted in /tmp"),
+    "fs.protected_regular": (frozenset("12"), "files planted in /tmp"),
+    "kernel.unprivileged_bpf_disabled": (frozenset("12"), "BPF programs of anybody"),
+    "kernel.dmesg_restrict": (frozenset("1"), "the kernel's log read by anybody"),
+    "kernel.yama.ptrace_scope": (frozenset("123"), "processes of the same user read each other"),
+}
+_BETTER = {"fs.protected_fifos": "2", "fs.protected_regular": "2"}
+SYSCTLS = tuple(_SYSCTLS)
+_NO_SHELLS = ("nologin", "false", "sync", "halt", "shutdown")
+
+
+def version_of(text: str) -> Version:
+    """The numbers at the beginning: 20.10.24+dfsg1 is (20, 10, 24)."""
+    found = re.match(r"v?(\d+(?:\.\d+)*)", text)
+    return tuple(map(int, found[1].split("."))) if found else ()
+
+
+def component(name: str, text: str) -> Finding:
+    """The Engine, containerd or runc, by the version that it tells."""
+    version = version_of(text)
+    if not version:
+        return Finding(name, f"version {text or 'not told'}", f"look at the version of {name} yourself", weak=True)
+    if name == "Engine" and version < _OLDEST_ENGINE:
+        return Finding(name, text, "install Docker Engine 20.10 or newer: its seccomp profile and runc are too old")
+    if _is_good(version, _GOOD[name]):
+        return Finding(name, text)
+    if _PATCHED.search(text):
+        return Finding(name, text, "keep the distribution's security updates installed: by its number it is old", True)
+    newest = ".".join(map(str, _GOOD[name][-1]))
+    return Finding(name, text, f"install {name} {newest} or newer: containers have known ways out of this one", True)
+
+
+def _is_good(version: Version, branches: Sequence[Version]) -> bool:
+    if version >= branches[-1]:
+        return True
+    return any(version[:2] == good[:2] and version >= good for good in branches)
+
+
+def engine(info: Mapping[str, Any]) -> Iterator[Finding]:
+    """`docker info`."""
+    group = str(info.get("CgroupVersion", "1"))
+    advice = "" if group == "2" else "boot with systemd.unified_cgroup_hierarchy=1: v1 limits direct disk I/O only"
+    yield Finding("cgroup version", f"v{group}", advice, weak=True)
+    restore = bool(info.get("LiveRestoreEnabled"))
+    advice = (
+        "" if restore else 'put "live-restore": true into /etc/docker/daemon.json: a restart of the engine ends jobs'
+    )
+    yield Finding("live-restore", "on" if restore else "off", advice, weak=True)
+    options = [str(option) for option in info.get("SecurityOptions") or ()]
+    profile = next((option for option in options if "seccomp" in option), "")
+    if profile and "unconfined" not in profile:
+        yield Finding("seccomp", "on")
+    else:
+        advice = "use an engine with seccomp and its default profile: system calls of jobs are not filtered"
+        yield Finding("seccomp", "unconfined" if profile else "not available", advice)
+    module = next((name for name in ("apparmor", "selinux") if any(name in option for option in options)), "")
+    advice = "" if module else "boot with AppArmor or SELinux: a job has one fence less"
+    yield Finding("AppArmor or SELinux", module or "neither", advice, weak=True)
+    remapped = any("userns" in option for option in options)
+    yield Finding("userns-remap", "on" if remapped else "off: root in a container would be root here; no job is root")
+    exposed = [warning for warning in info.get("Warnings") or () if "API is accessible" in warning]
+    if exposed:
+        advice = "take -H tcp:// off dockerd, or give it --tlsverify: whoever reaches it is root here"
+        yield Finding("engine API", exposed[0].partition(".")[0], advice)
+
+
+def engine_address(address: str, *, verified: bool) -> Finding:
+    """DOCKER_HOST when it is no socket. `verified`: by TLS, both ways."""
+    advice = "" if verified else "set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH: whoever reaches it is root there"
+    return Finding("engine address", f"{address}, {'TLS' if verified else 'not verified'}", advice)
+
+
+def engine_socket(path: str, mode: int) -> Finding:
+    """The engine's socket: who may use it is root."""
+    open_to_all = bool(mode & stat.S_IWOTH)
+    advice = f"chmod o-rw {path}: any user of this host is root by it" if open_to_all else ""
+    return Finding("engine socket", f"{path}, mode {stat.S_IMODE(mode):04o}", advice)
+
+
+def sysctls(values: Mapping[str, str | None]) -> Iterator[Finding]:
+    """None: this kernel does not have it."""
+    for name, (good, harm) in _SYSCTLS.items():
+        value = values.get(name)
+        if value is None:
+            yield Finding(name, "this kernel does not have it")
+            continue
+        better = _BETTER.get(name, "1")
+        advice = "" if value in good else f"set {name} = {better} in /etc/sysctl.d/: it lets happen: {harm}"
+        yield Finding(name, value, advice, weak=True)
+
+
+def redis_address(name: str, shown: str, address: str) -> Iterator[Finding]:
+    """What the setting `name` says of the way to a Redis."""
+    parts = urlsplit(address)
+    if parts.scheme == "unix" or _is_loopback(parts.hostname or "127.0.0.1"):
+        return
+    if not parts.password and "password=" not in parts.query:
+        yield Finding(
+            f"{name} login", f"{shown}: none", "give Redis users (deploy/redis/cronium.conf): it is open to all"
+        )
+    encrypted = parts.scheme in ("rediss", "amqps")
+    unchecked = "ssl_cert_reqs=none" in parts.query.lower() or "ssl_cert_reqs=cert_none" in parts.query.lower()
+    advice = (
+        "" if encrypted else "use TLS (rediss://, deploy/redis/cronium.conf): jobs and passwords can be read on the way"
+    )
+    if encrypted and unchecked:
+        advice = "take ssl_cert_reqs out of the address: anybody can pretend to be this server"
+    yield Finding(f"{name} TLS", "on" if encrypted else "off", advice, weak=True)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def redis_for_jobs(address: str, port: int, *, answers: bool) -> Finding:
+    """Whether Redis talks to anybody at the address that containers have for this host."""
+    advice = "give Redis users and a password, or bind it to 127.0.0.1: only the firewall is between jobs and it"
+    where = f"{address}:{port}"
+    text = f"answers without a login at {where}" if answers else f"nothing without a login at {where}"
+    return Finding("Redis from the containers' bridge", text, advice if answers else "")
+
+
+def container_user(uid: int, account: tuple[str, str] | None) -> Finding:
+    """`account`: name and shell of this host's user with the jobs' uid; None: there is none."""
+    if account is None:
+        return Finding("container user", f"uid {uid}, nobody of this host")
+    user, shell = account
+    can_log_in = bool(shell) and shell.rpartition("/")[2] not in _NO_SHELLS
+    advice = "set CRONIUM_CONTAINER_USER to a uid that nobody has: out of its container a job would be this user"
+    return Finding("container user", f"uid {uid}, here {user}", advice if can_log_in else "", weak=True)
+
+
+def base_path(
+    path: str, *, mode: int, owner: int, expected: int, own_file_system: bool, options: str
+) -> Iterator[Finding]:
+    """The directory of the jobs' files. `options`: of its mount; `expected`: the uid of the worker."""
+    writable = bool(mode & (stat.S_IWGRP | stat.S_IWOTH))
+    advice = f"chmod go-w {path}: others can put files in the way of jobs" if writable else ""
+    if owner not in (0, expected):
+        advice = f"chown {expected} {path}: uid {owner} can change the files of every job"
+    yield Finding("base path rights", f"{stat.S_IMODE(mode):04o}, uid {owner}", advice)
+    if "ro" in options.split(","):
+        yield Finding("base path mount", "read-only", "mount it read-write, or set CRONIUM_BASE_PATH")
+        return
+    missing = [option for option in ("nosuid", "nodev") if option not in options.split(",")]
+    advice = "" if own_file_system else "give it a file system of its own: jobs that fill it fill this host's"
+    if own_file_system and missing:
+        advice = f"mount it with {','.join(missing)}"
+    text = "of its own" if own_file_system else "the host's own"
+    yield Finding("base path file system", f"{text}, {options}", advice, weak=True)
+
+
+def umask(value: int) -> Finding:
+    """The one that the worker starts with."""
+    advice = "" if value & 0o022 == 0o022 else "start the worker with umask 0022: others could write its files"
+    return Finding("umask", f"{value:04o}", advice)

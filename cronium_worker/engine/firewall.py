@@ -1,0 +1,187 @@
+"""Keeps a host's firewall rules for its jobs in place, in the network namespace of the Docker Engine."""
+
+import json
+import logging
+import shutil
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+
+from cronium_worker.engine.client import Engine
+from cronium_worker.engine.network import BRIDGE_NAME, network_is_there
+from cronium_worker.engine.ruleset import TABLE, Ruleset, ruleset
+from cronium_worker.errors import ConfigurationError, DaemonError
+from cronium_worker.settings import Security
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT_S = 10
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+# Without it packets between two ports of a bridge pass no firewall, and "no traffic between containers" is void.
+_BRIDGED = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+_RESOLV_CONF = "etc/resolv.conf"
+# Where the real name servers are when the file names systemd's own one: the engine reads that, too.
+_BEHIND_RESOLVED = "run/systemd/resolve/resolv.conf"
+
+_REMEDY = (
+    "run the worker in the host's network as root or with CAP_NET_ADMIN; or load the rules there yourself with "
+    "`cronium firewall | nft -f -`, and set CRONIUM_SECURITY__FIREWALL=off"
+)
+
+
+class Firewall:
+    """The rules of one engine's host. Several workers may keep them at once."""
+
+    def __init__(self, engine: Engine, security: Security) -> None:
+        self._engine = engine
+        self._security = security
+        self._problem = ""
+
+    def ensure(self) -> None:
+        """See that the rules are there. Raises ConfigurationError, one line with the remedy, where they cannot be had,
+        and DaemonError."""
+        place = self._place() if self._security.firewall != "off" else None
+        if place is None:
+            return
+        wanted = ruleset(self._security, _name_servers(place.pid))
+        if not place.has(wanted):
+            place.install(wanted)
+            logger.warning("firewall: installed the rules for %s", BRIDGE_NAME)
+        if not place.filters_bridged():
+            place.filter_bridged()
+            logger.warning("firewall: set %s to 1", _BRIDGED)
+
+    def keep(self) -> str:
+        """`ensure` for a node that goes on: what is wrong is logged when that changes, and returned."""
+        problem = ""
+        try:
+            self.ensure()
+        except (ConfigurationError, DaemonError) as error:
+            problem = str(error)
+        if problem and problem != self._problem:
+            logger.error("NOT FENCED: jobs can reach this host and its cloud's metadata: %s", problem)
+        self._problem = problem
+        return problem
+
+    def look(self) -> bool | None:
+        """Whether the rules are all there; None: there is nothing to fence yet. Raises DaemonError, and
+        ConfigurationError, one line with the remedy, where that is not to be seen."""
+        place = self._place()
+        if place is None:
+            return None
+        return place.has(ruleset(self._security, _name_servers(place.pid))) and place.filters_bridged()
+
+    def text(self) -> str:
+        """For `nft -f -`, in the engine's network namespace."""
+        return ruleset(self._security, _name_servers(_engine_pid(self._engine))).text
+
+    def _place(self) -> "_Place | None":
+        """Where the rules belong; None while there is no network of jobs."""
+        pid = _engine_pid(self._engine)
+        if not _has_bridge(pid):
+            if not network_is_there(self._engine):
+                return None
+            raise ConfigurationError(f"{BRIDGE_NAME} is not in the network that this process sees; {_REMEDY}")
+        namespace = Path(f"/proc/{pid}/ns/net")
+        elsewhere = pid is not None and not namespace.samefile("/proc/self/ns/net")
+        return _Place(pid, ("nsenter", f"--net={namespace}") if elsewhere else ())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The network namespace in which an engine's bridges are, and how to run a program there. `pid`: of a process that
+    is in it; None: this one is."""
+
+    pid: int | None
+    enter: tuple[str, ...]
+
+    def has(self, wanted: Ruleset) -> bool:
+        """Whether the table is there, is of these settings, and no rule of it was removed."""
+        done = self._run("nft", "-j", "list", "table", *TABLE.split(), missing_is_fine=True)
+        if not done:
+            return False
+        rules = [entry["rule"] for entry in json.loads(done)["nftables"] if "rule" in entry]
+        return len(rules) == wanted.rules and any(rule.get("comment") == wanted.mark for rule in rules)
+
+    def install(self, wanted: Ruleset) -> None:
+        self._run("nft", "-f", "-", text=wanted.text)
+
+    def filters_bridged(self) -> bool:
+        try:
+            return self._run("cat", _BRIDGED).strip() == "1"
+        except ConfigurationError:
+            return False
+
+    def filter_bridged(self) -> None:
+        """Raises ConfigurationError."""
+        try:
+            self._run("tee", _BRIDGED, text="1\n")
+        except ConfigurationError:
+            remedy = "load the module br_netfilter and set net.bridge.bridge-nf-call-iptables=1 (sysctl)"
+            raise ConfigurationError(f"jobs can reach each other: {_BRIDGED} is not 1; {remedy}") from None
+
+    def _run(self, program: str, *arguments: str, text: str = "", missing_is_fine: bool = False) -> str:
+        """What it prints. Raises ConfigurationError."""
+        path = shutil.which(program) or f"/usr/sbin/{program}"
+        command = [*self.enter, path, *arguments]
+        try:
+            done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        except FileNotFoundError:
+            raise ConfigurationError("nft is missing: install the package nftables") from None
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ConfigurationError(f"{program}: {error}; {_REMEDY}") from None
+        if done.returncode == 0:
+            return done.stdout
+        reason = (done.stderr.splitlines() or ["no reason given"])[0]
+        if missing_is_fine and "No such file or directory" in reason:
+            return ""
+        raise ConfigurationError(f"{program}: {reason[:200]}; {_REMEDY}")
+
+
+def _engine_pid(engine: Engine) -> int | None:
+    """The process behind the engine's socket: with socket activation systemd, in the same network. None when that is
+    not to be seen from here: then this process must be in the engine's network itself."""
+    if engine.socket_path is None:
+        return None
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_TIMEOUT_S)
+        connection.connect(engine.socket_path)
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid: int = _CREDENTIALS.unpack(raw)[0]
+        Path(f"/proc/{pid}/ns/net").stat()  # not without the right to look into that process
+        return pid
+    return None
+
+
+def _has_bridge(pid: int | None) -> bool:
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid or 'self'}/net/dev").read_text().splitlines()
+        return any(line.strip().startswith(f"{BRIDGE_NAME}:") for line in lines)
+    return False
+
+
+def _name_servers(pid: int | None) -> list[IPv4Address]:
+    return list(name_servers(Path("/" if pid is None else f"/proc/{pid}/root")))
+
+
+def name_servers(root: Path) -> Iterator[IPv4Address]:
+    """Whom an engine with this root directory asks for its containers, from within them. Loopback ones it asks from
+    its own network, where no rule holds it; IPv6 ones cannot be reached from a container."""
+    found = list(_listed(root / _RESOLV_CONF))
+    if any(server.is_loopback for server in found):
+        found += _listed(root / _BEHIND_RESOLVED)
+    return (server for server in found if not server.is_loopback)
+
+
+def _listed(path: Path) -> Iterator[IPv4Address]:
+    with suppress(OSError):
+        for line in path.read_text(errors="replace").splitlines():
+            words = line.split()
+            if words[:1] == ["nameserver"] and len(words) > 1:
+                with suppress(AddressValueError):
+                    yield IPv4Address(words[1])

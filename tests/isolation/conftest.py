@@ -1,0 +1,29 @@
+"""Sandboxes and jobs on the real engine, as in tests/integration."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from cronium_worker.execution.sandbox import Host, Sandbox
+from cronium_worker.models import Job
+from tests.integration.conftest import bench, host, make_bench, store
+from tests.isolation.images import image_for
+
+__all__ = ["bench", "host", "make_bench", "store"]
+
+
+@pytest.fixture
+def make_sandbox(host: Host, leftovers: Callable[[], list[str]]) -> Iterator[Callable[..., Sandbox]]:
+    """A sandbox that waits at its gate, in the session's host or in one with other settings. Nothing is left."""
+    with ExitStack() as stack:
+
+        def make(language: str, host: Host = host, **fields: Any) -> Sandbox:
+            job = Job.model_validate({"script": {"type": language, "content": ""}, **fields})
+            sandbox = Sandbox.create(host, job=job, attempt=1, image=image_for(host, language))
+            stack.callback(sandbox.destroy)
+            return sandbox
+
+        yield make
+    assert leftovers() == []

@@ -1,0 +1,153 @@
+"""What `cronium doctor` says of a host, by what was read of it: as it should be, and each weak point."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from cronium_worker.cli import hardening
+from cronium_worker.cli.finding import Finding
+
+FIRM = {
+    "CgroupVersion": "2",
+    "LiveRestoreEnabled": True,
+    "SecurityOptions": ["name=apparmor", "name=seccomp,profile=builtin", "name=userns"],
+    "Warnings": None,
+}
+SYSCTLS = dict.fromkeys(hardening.SYSCTLS, "1")
+
+
+def judged(findings: Iterable[Finding]) -> dict[str, str]:
+    """What is not well: `weak` or `fail`, by name. Each has a remedy of one line."""
+    bad = [finding for finding in findings if finding.remedy]
+    assert not [finding for finding in bad if "\n" in finding.text + finding.remedy]
+    return {finding.name: "weak" if finding.weak else "fail" for finding in bad}
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "verdict"),
+    [
+        ("Engine", "19.03.15", "fail"),
+        ("Engine", "20.10.24", "weak"),
+        ("Engine", "20.10.24+dfsg1", "weak"),
+        ("Engine", "26.1.5", ""),
+        ("Engine", "27.0.3", "weak"),
+        ("Engine", "29.0.0", ""),
+        ("containerd", "1.6.20~ds1", "weak"),
+        ("containerd", "v1.7.27", ""),
+        ("containerd", "2.0.3", "weak"),
+        ("runc", "1.1.5+ds1", "weak"),
+        ("runc", "1.1.11", "weak"),
+        ("runc", "1.2.8", ""),
+        ("runc", "1.3.2", "weak"),
+        ("runc", "1.3.3", ""),
+        ("runc", "", "weak"),
+    ],
+)
+def test_versions(name: str, version: str, verdict: str) -> None:
+    assert judged([hardening.component(name, version)]).get(name, "") == verdict
+
+
+def test_who_has_to_act_on_an_old_version() -> None:
+    assert "security updates" in hardening.component("runc", "1.1.5+ds1").remedy
+    assert hardening.component("runc", "1.1.5").remedy.startswith("install runc 1.3.3 or newer")
+
+
+def test_a_firm_engine() -> None:
+    assert judged(hardening.engine(FIRM)) == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({"CgroupVersion": "1"}, {"cgroup version": "weak"}),
+        ({"LiveRestoreEnabled": False}, {"live-restore": "weak"}),
+        ({"SecurityOptions": ["name=apparmor"]}, {"seccomp": "fail"}),
+        ({"SecurityOptions": ["name=apparmor", "name=seccomp,profile=unconfined"]}, {"seccomp": "fail"}),
+        ({"SecurityOptions": ["name=seccomp,profile=default"]}, {"AppArmor or SELinux": "weak"}),
+        ({"SecurityOptions": None}, {"seccomp": "fail", "AppArmor or SELinux": "weak"}),
+        (
+            {"Warnings": ["WARNING: API is accessible on http://0.0.0.0:2375 without encryption.\n  Access to …"]},
+            {"engine API": "fail"},
+        ),
+    ],
+)
+def test_a_weak_engine(changed: dict[str, Any], verdict: dict[str, str]) -> None:
+    assert judged(hardening.engine(FIRM | changed)) == verdict
+
+
+def test_who_may_use_the_engine() -> None:
+    assert judged([hardening.engine_socket("/s", 0o140660)]) == {}
+    assert judged([hardening.engine_socket("/s", 0o140666)]) == {"engine socket": "fail"}
+    assert judged([hardening.engine_address("https://e:2376", verified=True)]) == {}
+    assert judged([hardening.engine_address("http://e:2375", verified=False)]) == {"engine address": "fail"}
+
+
+@pytest.mark.parametrize("name", hardening.SYSCTLS)
+def test_sysctls(name: str) -> None:
+    assert judged(hardening.sysctls(SYSCTLS)) == {}
+    assert judged(hardening.sysctls(SYSCTLS | {name: None})) == {}
+    assert judged(hardening.sysctls(SYSCTLS | {name: "0"})) == {name: "weak"}
+
+
+@pytest.mark.parametrize(
+    ("address", "verdict"),
+    [
+        ("redis://127.0.0.1:6379/0", {}),
+        ("redis://[::1]:6379/0", {}),
+        ("redis://localhost/0", {}),
+        ("unix:///run/redis.sock", {}),
+        ("rediss://worker:pw@redis.example:6379/0?ssl_ca_certs=/ca.pem", {}),
+        ("redis://:pw@192.0.2.1:6379/0", {"redis TLS": "weak"}),
+        ("redis://192.0.2.1:6379/0", {"redis login": "fail", "redis TLS": "weak"}),
+        ("redis://192.0.2.1:6379/0?password=pw", {"redis TLS": "weak"}),
+        ("rediss://redis.example/0", {"redis login": "fail"}),
+        ("rediss://w:pw@redis.example/0?ssl_cert_reqs=none", {"redis TLS": "weak"}),
+    ],
+)
+def test_the_way_to_redis(address: str, verdict: dict[str, str]) -> None:
+    assert judged(hardening.redis_address("redis", "shown", address)) == verdict
+
+
+def test_redis_within_reach_of_jobs() -> None:
+    assert judged([hardening.redis_for_jobs("172.18.0.1", 6379, answers=False)]) == {}
+    open_to_jobs = hardening.redis_for_jobs("172.18.0.1", 6379, answers=True)
+    assert judged([open_to_jobs]) == {"Redis from the containers' bridge": "fail"}
+
+
+@pytest.mark.parametrize(
+    ("account", "verdict"),
+    [
+        (None, {}),
+        (("jobs", "/usr/sbin/nologin"), {}),
+        (("jobs", "/bin/false"), {}),
+        (("ada", "/bin/bash"), {"container user": "weak"}),
+    ],
+)
+def test_the_user_of_the_jobs(account: tuple[str, str] | None, verdict: dict[str, str]) -> None:
+    assert judged([hardening.container_user(1000, account)]) == verdict
+
+
+PATH = {"mode": 0o40711, "owner": 0, "expected": 0, "own_file_system": True, "options": "nosuid,nodev"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, {}),
+        ({"mode": 0o40777}, {"base path rights": "fail"}),
+        ({"mode": 0o40770}, {"base path rights": "fail"}),
+        ({"owner": 1000}, {"base path rights": "fail"}),
+        ({"owner": 1000, "expected": 1000}, {}),
+        ({"options": "rw"}, {"base path file system": "weak"}),
+        ({"own_file_system": False, "options": "rw"}, {"base path file system": "weak"}),
+        ({"options": "ro,nosuid,nodev"}, {"base path mount": "fail"}),
+    ],
+)
+def test_the_base_path(changed: dict[str, Any], verdict: dict[str, str]) -> None:
+    assert judged(hardening.base_path("/p", **(PATH | changed))) == verdict
+
+
+@pytest.mark.parametrize(("mask", "fits"), [(0o022, True), (0o077, True), (0o027, True), (0, False), (0o002, False)])
+def test_the_umask(mask: int, fits: bool) -> None:
+    assert (judged([hardening.umask(mask)]) == {}) == fits
