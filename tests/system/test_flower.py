@@ -172,6 +172,7 @@ def test_jobs_are_one_line_and_nothing_of_them_leaks(fleet: Fleet, page: Page) -
     for each in (*completed.values(), *failed.values()):
         submit(each)
     foreign = job(says("python", mark))
+    foreign["secrets"] = store().secrets.seal(foreign["id"], foreign["secrets"])
     app.send_task("cronium.execute_job", args=[foreign], task_id=foreign["id"], queue=fleet.queue)
 
     for status, jobs in (("completed", {**completed, "foreign": foreign}), ("failed", failed)):

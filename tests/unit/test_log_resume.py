@@ -1,5 +1,6 @@
 """A log that is read again from its first byte: what was given out is skipped, the rest is whole."""
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -45,6 +46,15 @@ class Worker:
         return self
 
 
+def masked(text: str) -> str:
+    return re.sub(f"({SECRET})+", "***", text)
+
+
+def one_mask(text: str) -> str:
+    """Secrets side by side have one mask; where a worker takes over between them, two."""
+    return re.sub(r"(\*\*\*)+", "***", text)
+
+
 @_quick
 @given(_texts, _cuts, _cuts, st.lists(st.integers(0, 100), max_size=3))
 def test_adopted_wherever_it_stood_nothing_is_lost_or_twice(
@@ -57,7 +67,7 @@ def test_adopted_wherever_it_stood_nothing_is_lost_or_twice(
     worker.log.source_ended()
     summary = worker.log.finish()
 
-    assert paper.text["stdout"] == text.replace(SECRET, "***")
+    assert one_mask(paper.text["stdout"]) == masked(text)
     assert summary.bytes == len(data)
     assert summary.lines == len(text.split("\n")) - text.endswith("\n") - (text == "")
     assert worker.gaps == []
@@ -73,7 +83,7 @@ def test_read_again_wherever_it_broke(text: str, cuts: list[int], broken_at: lis
     worker.read(data, cuts).log.source_ended()
     summary = worker.log.finish()
 
-    assert paper.text["stdout"] == text.replace(SECRET, "***")
+    assert one_mask(paper.text["stdout"]) == masked(text)
     assert summary.bytes == len(data)
     assert worker.gaps == []
 
