@@ -84,7 +84,8 @@ class Recovery:
     def _look_at_holder(self, job_id: str, standing: Standing, nodes: Mapping[str, Report], done: Counter[str]) -> None:
         gone = _is_gone(standing, nodes.get(standing.host))
         lapsed = standing.lapsed_s is not None and standing.lapsed_s > 0
-        if lapsed and not gone and self._oversight.suspect(job_id) < self._grace_s:
+        taken_at_ms = standing.taken_at_ms
+        if lapsed and not gone and self._oversight.suspect(job_id, taken_at_ms=taken_at_ms) < self._grace_s:
             return
         if lapsed or gone:
             self._take(job_id, standing, gone=gone, done=done)

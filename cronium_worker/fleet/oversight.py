@@ -79,8 +79,9 @@ class Oversight:
             now = epoch_ms(now_iso())
             self._redis.zadd(ACTIVE_KEY, {job: now + int(s * 1000) for job, s in at_s.items()}, xx=True)
 
-    def suspect(self, job_id: str) -> float:
-        """For how many seconds this has been said of the job, without `clear` between: 0 the first time.
+    def suspect(self, job_id: str, *, taken_at_ms: int = 0) -> float:
+        """For how many seconds this has been said of the job, without `clear` between: 0 the first time. What was said
+        before the job was taken (by Redis's clock) was of another worker, and counts for nothing.
 
         After an outage of Redis every lease has lapsed, until its worker comes to renew it: who is to be taken
         for gone must be seen so for a while.
@@ -89,6 +90,9 @@ class Oversight:
         now_s = seconds + microseconds / 1e6
         self._redis.zadd(_SUSPECTS_KEY, {job_id: now_s}, nx=True)
         since_s = self._redis.zscore(_SUSPECTS_KEY, job_id)
+        if since_s is not None and since_s * 1000 < taken_at_ms:
+            self._redis.zadd(_SUSPECTS_KEY, {job_id: now_s})
+            since_s = now_s
         return now_s - since_s if since_s is not None else 0
 
     def clear(self, job_ids: Sequence[str]) -> None:

@@ -27,6 +27,8 @@ _END_CONTAINERS = {
     *("engine restarted", "engine killed"),
     *("container stopped", "container killed", "container removed"),
 }
+# As the engine tells it of a container that ended by itself while the engine was away.
+_UNKNOWN_EXIT = 255
 # A new engine ends what the killed one has left, and tells of it, a little after it answers.
 _ENDED_S = 5
 # Between the end of a lease and whoever looks after it.
@@ -216,7 +218,7 @@ class _Job:
         for fault in self._history.faults:
             if fault.host != run.host or (fault.by_hand and self.id not in fault.jobs):
                 continue
-            if fault.kind in _END_CONTAINERS:
+            if fault.kind in _END_CONTAINERS or (fault.kind in ON_ENGINE and run.exit_code == _UNKNOWN_EXIT):
                 ended = run.ended or given_back
                 explains = fault.began <= given_back and fault.began <= ended <= fault.healed + _ENDED_S
             else:

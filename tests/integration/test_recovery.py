@@ -197,6 +197,17 @@ def test_a_job_whose_cancel_nobody_heard_is_cancelled(fleet: Fleet) -> None:
     assert not result.log.gap  # its script was not started
 
 
+def test_what_was_suspected_of_the_worker_before_does_not_count(fleet: Fleet) -> None:
+    job = fleet.job()
+    first = fleet.claim(job, store=fleet.short)
+    fleet.lapse(job)  # suspected for long enough, and then its worker gives it back after all
+    fleet.store.retry(first, "again")
+    fleet.claim(job, node="n2", store=fleet.short)
+    wait_until(lambda: (fleet.oversight.standing([job])[job].lapsed_s or 0) > 0)
+    assert fleet.look() == Counter()
+    assert fleet.status(job) == "preparing"
+
+
 def test_what_a_lost_worker_has_not_told_of_a_log_is_a_gap(fleet: Fleet) -> None:
     job = fleet.job()
     claim = fleet.claim(job, store=fleet.short)
