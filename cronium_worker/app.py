@@ -31,6 +31,11 @@ class CroniumApp(Celery):
     agent: Housekeeper | None = None
     beat_soon: Callable[[], None] | None = None
 
+    @property
+    def is_node(self) -> bool:
+        """Whether this process takes the fleet's messages: what it sends on came in one."""
+        return self.beat_soon is not None
+
 
 # Not the current app: a web application that imports this has a Celery app of its own.
 app: Any = CroniumApp(

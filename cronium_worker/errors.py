@@ -58,6 +58,10 @@ class SecretsUnreadable(CroniumError):
     """A job's secrets cannot be encrypted or decrypted here; the message has nothing of them, and says what to do."""
 
 
+class NotSigned(CroniumError):
+    """A job without a signature of the fleet's, where the fleet asks for one; the message says what to do."""
+
+
 class ClaimLost(CroniumError):
     """The record is no longer this worker's: its fencing token is not the current one."""
 

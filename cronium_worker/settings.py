@@ -102,16 +102,19 @@ def _registry_prefix(value: str) -> str:
     return value
 
 
-def _secret_keys(value: object) -> object:
+def _key_list(value: object) -> object:
     """Written with commas between them."""
     return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
 
 
-def _fernet_keys(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+def _keys(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for number, value in enumerate(values, 1):
         if not re.fullmatch(r"[A-Za-z0-9_-]{43}=", value.get_secret_value()):  # 32 bytes
             raise ValueError(f"key {number} is none: make one with `cronium key`, and put commas between several")
     return values
+
+
+_Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_key_list), AfterValidator(_keys)]
 
 
 def without_password(url: str) -> str:
@@ -284,9 +287,10 @@ class Settings(BaseSettings):
     result_backend: SecretStr | None = None
     fleet: str = Field(default="default", pattern=_NAME)
     host_name: str = Field(default_factory=_own_host_name, pattern=_NAME)
-    secret_keys: Annotated[
-        tuple[SecretStr, ...], NoDecode, BeforeValidator(_secret_keys), AfterValidator(_fernet_keys)
-    ] = Field(default=(), description="the first one encrypts jobs' secrets, each decrypts them")
+    secret_keys: _Keys = Field(default=(), description="the first one encrypts jobs' secrets, each decrypts them")
+    signing_keys: _Keys = Field(
+        default=(), description="the first one signs jobs, each is taken; with none, jobs need no signature"
+    )
     secret_ttl: int = Field(
         default=7 * 24 * 3600, ge=60, description="seconds that secrets are kept for a job that no worker has"
     )
@@ -334,7 +338,8 @@ class Settings(BaseSettings):
         for name in ("redis_url", "broker_url", "result_backend"):
             secret: SecretStr | None = getattr(self, name)
             data[name] = without_password(secret.get_secret_value()) if secret else None
-        data["secret_keys"] = ",".join("***" for _ in self.secret_keys)
+        for name in ("secret_keys", "signing_keys"):
+            data[name] = ",".join("***" for _ in getattr(self, name))
         data["registry"]["password"] = "***" if self.registry.password.get_secret_value() else ""
         data["flower"]["password"] = "***" if self.flower.login else ""
         return data

@@ -9,13 +9,14 @@ from typing import Any
 from uuid import uuid4
 
 from celery import Task
+from celery.app.task import Context
 from celery.exceptions import Ignore
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from cronium_worker.app import app
 from cronium_worker.broker import message_priority
-from cronium_worker.errors import JobConflict, JobFailed, SecretsUnreadable, validation_message
+from cronium_worker.errors import JobConflict, JobFailed, NotSigned, SecretsUnreadable, validation_message
 from cronium_worker.fleet.events import now_iso
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import ErrorInfo, Job, JobResult
@@ -23,10 +24,16 @@ from cronium_worker.models.fields import JOB_ID_PATTERN
 from cronium_worker.models.job import DEFAULT_QUEUE
 from cronium_worker.policy import admit
 from cronium_worker.settings import get_settings
+from cronium_worker.signing import is_signed
 
 # What canvas puts into a message: a job that must be sent again goes on in its chain, chord or group.
 _CANVAS = ("link", "link_error", "chain", "chord", "group_id", "group_index", "root_id", "parent_id")
 
+_REFUSALS = (ValidationError, JobConflict, NotSigned, SecretsUnreadable)
+_ONE_ARGUMENT = (
+    "execute_job takes one argument: a Job, or a dict of the same shape; in a chain write execute_job.si(job), "
+    "so that it is not given the result before"
+)
 _IN_CLEAR = (
     "secrets: they came unencrypted, and whoever reads the broker may have them: change them, and send a Fernet token "
     'of {"job_id": …, "secrets": {…}} in their place, made with a key of CRONIUM_SECRET_KEYS'
@@ -42,6 +49,7 @@ def make_store(*, retries: int = 3) -> JobStore:
         result_ttl_s=settings.result_ttl,
         lease_ttl_s=settings.lease_ttl,
         secret_keys=[key.get_secret_value() for key in settings.secret_keys],
+        signing_keys=[key.get_secret_value() for key in settings.signing_keys],
         secret_ttl_s=settings.secret_ttl,
     )
 
@@ -78,15 +86,26 @@ def _opened(data: Any, task_id: str | None) -> Any:
 
 
 def _for_message(value: Any) -> Any:
-    """A job as it may stand in a message, its secrets encrypted; anything else as it is."""
-    is_clear = isinstance(value, Mapping) and isinstance(value.get("secrets"), Mapping)
-    job = Job.model_validate(value) if is_clear else value
-    if not isinstance(job, Job):
+    """A job as it may stand in a message, its secrets encrypted, the whole signed if there is a key for that; anything
+    else as it is."""
+    if isinstance(value, Mapping) and not is_signed(value):
+        is_clear = isinstance(value.get("secrets"), Mapping)
+        value = Job.model_validate(_opened(value, None)) if is_clear or store().signer.in_use else value
+    if not isinstance(value, Job):
         return value
-    if not job.secrets:
-        return job.__json__()
-    admit(job, get_settings())
-    return {**json.loads(job.to_json(secrets=False)), "secrets": store().secrets.seal(job.id, job.secrets)}
+    content = json.loads(value.to_json(secrets=False))
+    if value.secrets:
+        admit(value, get_settings())
+        content["secrets"] = store().secrets.seal(value.id, value.secrets)
+    return store().signer.wrap(json.dumps(content)) if store().signer.in_use else content
+
+
+def _settled_id(value: Any) -> str | None:
+    """The id of a job in a message that is of use under this id alone."""
+    if is_signed(value):
+        return str(json.loads(value["job"])["id"])
+    is_sealed = isinstance(value, Mapping) and isinstance(value.get("secrets"), str)
+    return value.get("id") if is_sealed else None
 
 
 class JobTask(Task):
@@ -98,12 +117,11 @@ class JobTask(Task):
     Request = "cronium_worker.request:JobRequest"  # revoke and terminate are our cancel
 
     def signature(self, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
-        """As Celery's. It may travel in the message of another task: a job's secrets are encrypted for it, and for
-        that the job's id is settled here. Raises pydantic.ValidationError for a job with secrets."""
+        """As Celery's. It may travel in the message of another task: a job's secrets are encrypted for it, the job is
+        signed, and for that its id is settled here. Raises pydantic.ValidationError for a job that needs that."""
         args, kwargs = tuple(map(_for_message, args or ())), {k: _for_message(v) for k, v in (kwargs or {}).items()}
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, Mapping) and isinstance(value.get("secrets"), str) and "id" in value:
-                options.setdefault("task_id", value["id"])
+        for job_id in filter(None, map(_settled_id, (*args, *kwargs.values()))):
+            options.setdefault("task_id", job_id)
         return super().signature(args, kwargs, *more, **options)
 
     subtask = signature
@@ -115,14 +133,33 @@ class JobTask(Task):
         task_id: str | None = None,
         **options: Any,
     ) -> Any:
-        """Raises pydantic.ValidationError and JobConflict, before anything is sent."""
+        """Raises pydantic.ValidationError, JobConflict and NotSigned, before anything is sent.
+
+        In a node the job came in the message of another task, as a link or the rest of a chain: nobody would hear of
+        an error, so it ends as failed, for whoever waits for it.
+        """
         arguments = [*(args or ()), *(kwargs or {}).values()]
-        if len(arguments) != 1 or not isinstance(arguments[0], Job | Mapping):
-            raise TypeError("execute_job takes one argument: a Job, or a dict of the same shape")
         canvas = {name: options[name] for name in _CANVAS if options.get(name)}
-        job, task_id, queue = _register(arguments[0], task_id, canvas)
+        try:
+            if len(arguments) != 1 or not isinstance(arguments[0], Job | Mapping):
+                raise TypeError(_ONE_ARGUMENT)
+            data = store().signer.unwrap(arguments[0], required=self.app.is_node)
+            job, task_id, queue = _register(data, task_id, canvas)
+        except (TypeError, *_REFUSALS) as error:
+            if not self.app.is_node:
+                raise
+            return self._fail(_refuse(arguments[-1] if arguments else None, task_id, error), task_id, canvas)
         options.setdefault("queue", queue)
         return self._send(job.id, job.script.type, job.priority, task_id=task_id, **options)
+
+    def _fail(self, result: JobResult, task_id: str | None, canvas: Mapping[str, Any]) -> Any:
+        """The end of a task for Celery, and of what was to follow it, without a message."""
+        task_id = task_id or result.job_id
+        names = {"link": "callbacks", "link_error": "errbacks", "group_id": "group"}
+        about = {names.get(name, name): value for name, value in canvas.items()}
+        request = Context({"id": task_id, "task": self.name, "delivery_info": {}} | about)
+        self.backend.mark_as_failure(task_id, JobFailed(result), request=request)
+        return self.AsyncResult(task_id)
 
     def send_again(self, job_id: str) -> None:
         """Send the message of a registered job once more, if it has use for one. Raises kombu and redis errors."""
@@ -179,17 +216,23 @@ def register_foreign(data: Any, request: Any) -> str:
     sent = {"link": request.callbacks, "link_error": request.errbacks, "group_id": request.group}
     sent |= {name: getattr(request, name, None) for name in ("chain", "chord", "group_index", "root_id", "parent_id")}
     try:
+        data = store().signer.unwrap(data, required=True)
         if isinstance(data, Mapping) and data.get("secrets") and not isinstance(data["secrets"], str):
             raise SecretsUnreadable(_IN_CLEAR)
         job, _, _ = _register(data, task_id, {name: value for name, value in sent.items() if value})
-    except (ValidationError, JobConflict, SecretsUnreadable) as error:
-        ids = (data.get("id") if isinstance(data, Mapping) else None, task_id)
-        job_id = next((i for i in ids if isinstance(i, str) and re.fullmatch(JOB_ID_PATTERN, i)), uuid4().hex)
-        message = validation_message(error) if isinstance(error, ValidationError) else str(error)
-        result = _refused(job_id, "validation", message)
-        store().refuse(result)
-        raise JobFailed(result) from None
+    except _REFUSALS as error:
+        raise JobFailed(_refuse(data, task_id, error)) from None
     return job.id
+
+
+def _refuse(data: Any, task_id: str | None, error: Exception) -> JobResult:
+    """Record that a job is refused, under its own id or its task's."""
+    ids = (data.get("id") if isinstance(data, Mapping) else None, task_id)
+    job_id = next((i for i in ids if isinstance(i, str) and re.fullmatch(JOB_ID_PATTERN, i)), uuid4().hex)
+    message = validation_message(error) if isinstance(error, ValidationError) else str(error)
+    result = _refused(job_id, "validation", message)
+    store().refuse(result)
+    return result
 
 
 def _refused(job_id: str, kind: Any, message: str) -> JobResult:

@@ -208,18 +208,13 @@ def _base_path(settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _workers(settings: Settings) -> Iterator[Finding]:
+def _workers(_settings: Settings) -> Iterator[Finding]:
     """Not whether they live, but whether they take what is sent to them."""
     from cronium_worker.canary import ask_agents, ask_queue
     from cronium_worker.housekeeping import hosts
 
     try:
-        nodes = [
-            (node, host.name, report)
-            for host in hosts().hosts()
-            for node, report in host.nodes.items()
-            if report["fleet"] == settings.fleet
-        ]
+        nodes = [(node, host.name, report) for host in hosts().hosts() for node, report in host.nodes.items()]
         jobs = {host: report for node, host, report in nodes if node == JOBS_NODE}
         agents = [host for node, host, _ in nodes if node == AGENT_NODE]
         live = ", ".join(f"{node}@{host}" for node, host, _ in nodes)

@@ -21,11 +21,12 @@ from redis import Redis
 from redis.commands.core import Script as LuaScript
 from redis.exceptions import NoPermissionError
 
-from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, SecretsUnreadable, validation_message
+from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, NotSigned, SecretsUnreadable, validation_message
 from cronium_worker.fleet.events import Body, Event, claim_body, now_iso, status_body
 from cronium_worker.fleet.patience import Patience
 from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Script
 from cronium_worker.sealing import SecretBox
+from cronium_worker.signing import Signer
 
 CANCEL_CHANNEL = "cronium:cancel"
 INDEX_KEY = "cronium:jobs"
@@ -120,13 +121,16 @@ class JobStore:
         result_ttl_s: int,
         lease_ttl_s: float = 30,
         secret_keys: Sequence[str] = (),
+        signing_keys: Sequence[str] = (),
         secret_ttl_s: int = 7 * 24 * 3600,
     ) -> None:
         """`secret_keys`: the first one encrypts jobs' secrets, each decrypts them. `secret_ttl_s`: how long they are
-        kept for a job that no worker has."""
+        kept for a job that no worker has. `signing_keys`: the first one signs jobs, and no job is taken that is not
+        signed with one of them."""
         self.redis = redis
         self.result_ttl_s = result_ttl_s
         self.secrets = SecretBox(secret_keys)
+        self.signer = Signer(signing_keys)
         self._secret_ttl_s = secret_ttl_s
         self._lease_ms = int(lease_ttl_s * 1000)
         folder = files("cronium_worker.fleet") / "lua"
@@ -153,6 +157,7 @@ class JobStore:
         fields: dict[str, str] = {
             "id": job.id,
             "job": text,
+            "signature": self.signer.sign(text),
             "task_id": task_id,
             "queue": queue,
             "type": job.script.type,
@@ -295,7 +300,9 @@ class JobStore:
     def _claimed(self, job_id: str, host: str, reply: list[Any]) -> Claim | Outcome:
         if reply[0] != "claimed":
             return cast(Outcome, reply[0])
-        _, token, attempt, job, secrets, created_at, queued_at, cancel, faults, failures, sent_at = reply[:11]
+        _, token, attempt, job, signature, secrets, created_at, queued_at, cancel, faults, failures, sent_at = reply[
+            :12
+        ]
         claim = Claim(
             job=Job(id=job_id, script=Script(type="bash", content="")),
             token=token,
@@ -309,6 +316,7 @@ class JobStore:
             sent_at_ms=int(sent_at),
         )
         try:
+            self.signer.verify(job, signature)
             claim.job = Job.model_validate({**json.loads(job), "secrets": self._open(job_id, secrets)})
         except ValidationError as error:  # written by a newer version
             self._finish_unreadable(claim, validation_message(error))
@@ -316,7 +324,7 @@ class JobStore:
         except ValueError:
             self._finish_unreadable(claim, "is not JSON")
             return "finished"
-        except SecretsUnreadable as error:
+        except (NotSigned, SecretsUnreadable) as error:
             self._finish_unreadable(claim, str(error))
             return "finished"
         return claim
@@ -332,7 +340,7 @@ class JobStore:
         result = JobResult(
             job_id=claim.job.id,
             status="failed",
-            error=ErrorInfo(type="validation", message=f"this worker cannot read the job: {reason}"),
+            error=ErrorInfo(type="validation", message=f"this worker cannot take the job: {reason}"),
             attempt=claim.attempt,
             host=claim.host,
             created_at=claim.created_at,

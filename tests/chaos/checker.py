@@ -31,6 +31,8 @@ _END_CONTAINERS = {
 _UNKNOWN_EXIT = 255
 # A new engine ends what the killed one has left, and tells of it, a little after it answers.
 _ENDED_S = 5
+# What ended shortly before its engine went was not told of any more: how it ended, nobody knows.
+_TOLD_S = 0.5
 # Between the end of a lease and whoever looks after it.
 _LOOKED_S = 5
 _KILLED = {137, 143}
@@ -220,7 +222,8 @@ class _Job:
                 continue
             if fault.kind in _END_CONTAINERS or (fault.kind in ON_ENGINE and run.exit_code == _UNKNOWN_EXIT):
                 ended = run.ended or given_back
-                explains = fault.began <= given_back and fault.began <= ended <= fault.healed + _ENDED_S
+                untold_s = _TOLD_S if fault.kind in ON_ENGINE else 0
+                explains = fault.began <= given_back and fault.began - untold_s <= ended <= fault.healed + _ENDED_S
             else:
                 explains = fault.kind in SILENT and self._outlasted_its_lease(fault, run, given_back)
             if explains:

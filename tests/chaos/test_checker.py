@@ -249,7 +249,16 @@ def test_a_run_is_made_again_when_its_container_was_lost(fault: str) -> None:
     checked(made_again(fault))
 
 
-@pytest.mark.parametrize(("fault", "ended_s"), [("engine killed", -2), ("engine killed", 8), ("container killed", 8)])
+def test_a_container_that_ended_before_its_engine_could_tell() -> None:
+    history = made_again("engine killed")
+    history.runs[0].ended = history.faults[0].began - 0.3
+    checked(history)
+
+
+@pytest.mark.parametrize(
+    ("fault", "ended_s"),
+    [("engine killed", -2), ("engine killed", 8), ("container killed", -0.3), ("container killed", 8)],
+)
 def test_a_container_that_ended_apart_from_the_fault_is_not_explained_by_it(fault: str, ended_s: float) -> None:
     history = made_again(fault)
     history.runs[0].ended = history.faults[0].began + ended_s

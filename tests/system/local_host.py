@@ -78,10 +78,9 @@ class LocalHost:
         view = self.view()
         return view.state if view else "unknown"
 
-    def cronium(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [CRONIUM, *arguments], env=self.env, capture_output=True, text=True, timeout=60, check=False
-        )
+    def cronium(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        env = self.env | changes
+        return subprocess.run([CRONIUM, *arguments], env=env, capture_output=True, text=True, timeout=60, check=False)
 
     def json(self, *arguments: str) -> Any:
         done = self.cronium(*arguments, "--json")

@@ -8,9 +8,9 @@ from tests.conftest import wait_until
 from tests.system.local_host import LocalHost
 
 
-def findings(host: LocalHost) -> tuple[int, dict[str, str]]:
+def findings(host: LocalHost, **changes: str) -> tuple[int, dict[str, str]]:
     """The exit code, and what is said of the host's queues and agent, by name."""
-    done = host.cronium("doctor", "--workers")
+    done = host.cronium("doctor", "--workers", **changes)
     found = dict(line[5:].split(": ", 1) for line in done.stdout.splitlines())
     return done.returncode, {name: text for name, text in found.items() if host.name in name}
 
@@ -34,6 +34,8 @@ def test_what_takes_messages_and_what_only_lives(host: LocalHost) -> None:
     jobs, agent = f"queue {host.queue}", f"agent of {host.name}"
     well = {jobs: f"taken by {host.name}", agent: "takes messages"}
     assert findings(host) == (0, well)
+    # Whoever asks may be set up for another fleet: the workers of this Redis are meant.
+    assert findings(host, CRONIUM_FLEET="another") == (0, well)
 
     job = host.submit("sleep 20")
     wait_until(lambda: (v := host.view()) and v.nodes["jobs"]["running"] == 1, what="the report of a full node")

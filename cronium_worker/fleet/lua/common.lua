@@ -73,11 +73,11 @@ end
 
 local function claimed(token)
   local reply = redis.call(
-    'HMGET', record, 'attempt', 'job', 'created_at', 'queued_at', 'cancel', 'faults', 'failures', 'sent_at'
+    'HMGET', record, 'attempt', 'job', 'signature', 'created_at', 'queued_at', 'cancel', 'faults', 'failures', 'sent_at'
   )
-  local attempt, job, created_at, queued_at, cancel, faults, failures, sent_at = unpack(reply)
+  local attempt, job, signature, created_at, queued_at, cancel, faults, failures, sent_at = unpack(reply)
   return {
-    'claimed', tostring(token), attempt, job, sealed(), created_at, queued_at,
+    'claimed', tostring(token), attempt, job, signature or '', sealed(), created_at, queued_at,
     cancel or '', faults or '0', failures or '0', sent_at or '0',
   }
 end
