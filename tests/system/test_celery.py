@@ -7,11 +7,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from celery import group
+from celery import chain, group
 
 from cronium_worker import Job, JobFailed, JobNotFound, cancel, execute_job, follow, result, submit
 from cronium_worker.app import app
-from cronium_worker.fleet.store import connect
+from cronium_worker.fleet.store import ACTIVE_KEY, connect
 from cronium_worker.tasks import store
 from tests.conftest import wait_until
 from tests.integration.scripts import LANGUAGES, exits_with, says
@@ -162,6 +162,53 @@ def test_a_group_runs_side_by_side(fleet: Fleet) -> None:
     outcomes = group(execute_job.s(job) for job in jobs).apply_async().get(timeout=TIMEOUT_S)
     assert [outcome["status"] for outcome in outcomes] == ["completed"] * 3
     assert len({outcome["job_id"] for outcome in outcomes}) == 3
+
+
+def follows(fleet: Fleet, *more: Any, **fields: Any) -> Any:
+    """A second job of a chain, after one that completes; and what else is to follow."""
+    first, second = ({"script": says("bash", "x"), "queue": fleet.queue} | extra for extra in ({}, fields))
+    return chain(execute_job.s(first), execute_job.si(second), *more)
+
+
+def test_a_chain_runs_one_after_the_other(fleet: Fleet) -> None:
+    last = follows(fleet).apply_async()
+    assert last.get(timeout=TIMEOUT_S)["job_id"] == last.id
+    assert last.parent.get(timeout=TIMEOUT_S)["status"] == "completed"
+
+
+def test_what_cannot_follow_in_a_chain_ends_as_failed(fleet: Fleet) -> None:
+    """Whoever waits hears why, the job before keeps its result, and nothing comes after."""
+    after = execute_job.si({"script": says("bash", "never"), "queue": fleet.queue})
+    last = follows(fleet, after, image="strange/image").apply_async()
+    refused = last.parent
+    with pytest.raises(JobFailed, match="image: strange/image is not on this fleet's allow-list"):
+        refused.get(timeout=TIMEOUT_S)
+    assert refused.parent.get(timeout=TIMEOUT_S)["status"] == "completed"
+    stored = result(refused.id)
+    assert stored is not None
+    assert stored.error is not None
+    assert (stored.status, stored.error.type) == ("failed", "validation")
+    wait_until(lambda: last.state == "FAILURE", what="the end of what was to come after")
+    with pytest.raises(JobNotFound):
+        result(last.id)
+
+
+def test_a_job_that_is_given_the_result_before_says_how_to_write_it(fleet: Fleet) -> None:
+    jobs = [{"script": says("bash", "x"), "queue": fleet.queue} for _ in range(2)]
+    last = chain(execute_job.s(job) for job in jobs).apply_async()
+    with pytest.raises(JobFailed, match=r"in a chain write execute_job.si\(job\)"):
+        last.get(timeout=TIMEOUT_S)
+    assert last.parent.get(timeout=TIMEOUT_S)["status"] == "completed"
+    assert store().redis.zscore(ACTIVE_KEY, last.parent.id) is None  # nobody sends it again
+
+
+def test_a_link_that_cannot_run_costs_its_parent_nothing(fleet: Fleet) -> None:
+    linked = uuid4().hex
+    bad = execute_job.si({"script": says("bash", "x"), "resources": {"cpu": 99}}).set(task_id=linked)
+    parent = execute_job.apply_async([{"script": says("bash", "x"), "queue": fleet.queue}], link=bad)
+    assert parent.get(timeout=TIMEOUT_S)["status"] == "completed"
+    with pytest.raises(JobFailed, match=r"99\.0 is above"):
+        app.AsyncResult(linked).get(timeout=TIMEOUT_S)
 
 
 def test_a_producer_in_another_language_sends_the_job_itself(fleet: Fleet) -> None:
