@@ -345,10 +345,11 @@ class Settings(BaseSettings):
         return data
 
 
-def load_settings() -> Settings:
-    """Read the environment. Raises ConfigurationError with one line that names the wrong variable."""
+def load_settings(**given: object) -> Settings:
+    """Read the environment; what is `given` wins. Raises ConfigurationError with one line that names the wrong
+    variable."""
     try:
-        return Settings()
+        return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         raise ConfigurationError(validation_message(error, prefix="CRONIUM_")) from None
     except SettingsError as error:  # a list or a section that is not JSON; the field is in the message alone
@@ -362,7 +363,18 @@ def caller_variable(name: str) -> str | None:
     return os.environ.get(name)  # noqa: TID251 - this module is the one that reads it
 
 
+_given: dict[str, object] = {}
+
+
+def override(**given: object) -> Settings:
+    """The settings of this process, from now on with what the command line says. Raises ConfigurationError."""
+    settings = load_settings(**given)
+    _given.update(given)
+    get_settings.cache_clear()
+    return settings
+
+
 @cache
 def get_settings() -> Settings:
     """The settings of this process, read once."""
-    return load_settings()
+    return load_settings(**_given)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cronium_worker.models.job import AGENT_NODE, DEFAULT_QUEUE, FLEET_QUEUE, HOST_QUEUE_PREFIX, JOBS_NODE
-from cronium_worker.settings import get_settings
+from cronium_worker.settings import get_settings, override
 
 # A sweep, a pull, the fan-out; and one that waits for its turn.
 _AGENT_SLOTS = 4
@@ -24,8 +24,8 @@ def worker(concurrency: int | None, queues: str | None, node: str | None) -> Non
     Example:
       cronium worker --concurrency 16 --queues cronium.jobs,reports
     """
-    settings = get_settings()
-    slots = concurrency or settings.concurrency
+    settings = get_settings() if concurrency is None else override(concurrency=concurrency)
+    slots = settings.concurrency
     served = queues or DEFAULT_QUEUE
     if node is None:
         raise click.exceptions.Exit(_both_nodes(slots, served))

@@ -560,6 +560,20 @@ def test_json_that_is_too_deep_is_a_wrong_argument(tmp_path: Any, arguments: lis
     assert not isinstance(ran.exception, RecursionError)
 
 
+@pytest.mark.usefixtures("fresh_settings")
+def test_there_are_uids_for_all_slots_of_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CRONIUM_SECURITY__UID_POOL", "20000-20007")
+
+    code, _, err = run_main(monkeypatch, capsys, "worker", "--concurrency", "9")
+
+    assert (code, err) == (
+        1,
+        "cronium: CRONIUM_CONCURRENCY: more than the 8 uids of CRONIUM_SECURITY__UID_POOL: give it more\n",
+    )
+
+
 @pytest.mark.parametrize("command", [["hosts"], ["drain", "x"]])
 def test_a_broker_that_is_away_is_one_line(
     command: list[str],
