@@ -38,6 +38,9 @@ RUN /opt/cronium/bin/pip install --no-cache-dir --disable-pip-version-check --no
         --find-links /opt/wheels --no-deps /opt/source \
     && rm -r /opt/source
 
+# For CRONIUM_SECURITY__SECCOMP_PROFILE.
+COPY deploy/seccomp/cronium.json /etc/cronium/seccomp.json
+
 ENV PATH=/opt/cronium/bin:$PATH PYTHONUNBUFFERED=1
 WORKDIR /
 ENTRYPOINT ["tini", "--"]

@@ -89,19 +89,19 @@ def _docker(settings: Settings) -> Iterator[Finding]:
         remedy = "" if found else make
         yield Finding(f"image {kind}", found or f"none of {', '.join(candidates)}", remedy)
     try:
-        yield from _hardness(engine, info)
+        yield from _hardness(engine, info, settings)
         yield from _redis_for_jobs(engine, settings)
     except CroniumError as error:
         yield Finding("docker", str(error), "start the Docker Engine")
     engine.close()
 
 
-def _hardness(engine: "Engine", info: Mapping[str, Any]) -> Iterator[Finding]:
+def _hardness(engine: "Engine", info: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:
     """Of the engine, and of who may use it."""
     versions = engine.components()
     for name in ("Engine", "containerd", "runc"):
         yield hardening.component(name, versions.get(name, ""))
-    yield from hardening.engine(info)
+    yield from hardening.engine(info, profile=settings.security.seccomp_profile)
     if engine.socket_path is None:
         address, verified = engine.address
         yield hardening.engine_address(address, verified=verified)

@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,9 @@ _GOOD: dict[str, tuple[Version, ...]] = {
 }
 # Its default profile and its own flaws are too old for anybody's patches.
 _OLDEST_ENGINE: Version = (20, 10)
+# The first whose default seccomp profile refuses AF_VSOCK (23.0), io_uring (25.0) and AF_ALG (29.4.2, CVE-2026-31431).
+_GOOD_PROFILE: Version = (29, 4, 2)
+_OUR_PROFILE = "set CRONIUM_SECURITY__SECCOMP_PROFILE to a copy of deploy/seccomp/cronium.json"
 # What a distribution puts behind a number of its own.
 _PATCHED = re.compile(r"dfsg|[+~]ds|ubuntu|deb|\.el\d|\.fc\d|amzn")
 # By name: the values that will do, and what the others let happen.
@@ -68,8 +72,8 @@ def _is_good(version: Version, branches: Sequence[Version]) -> bool:
     return any(version[:2] == good[:2] and version >= good for good in branches)
 
 
-def engine(info: Mapping[str, Any]) -> Iterator[Finding]:
-    """`docker info`."""
+def engine(info: Mapping[str, Any], *, profile: Path | None = None) -> Iterator[Finding]:
+    """`docker info`. `profile`: the fleet's own seccomp profile; None: the engine's."""
     group = str(info.get("CgroupVersion", "1"))
     advice = "" if group == "2" else "boot with systemd.unified_cgroup_hierarchy=1: v1 limits direct disk I/O only"
     yield Finding("cgroup version", f"v{group}", advice, weak=True)
@@ -79,12 +83,7 @@ def engine(info: Mapping[str, Any]) -> Iterator[Finding]:
     )
     yield Finding("live-restore", "on" if restore else "off", advice, weak=True)
     options = [str(option) for option in info.get("SecurityOptions") or ()]
-    profile = next((option for option in options if "seccomp" in option), "")
-    if profile and "unconfined" not in profile:
-        yield Finding("seccomp", "on")
-    else:
-        advice = "use an engine with seccomp and its default profile: system calls of jobs are not filtered"
-        yield Finding("seccomp", "unconfined" if profile else "not available", advice)
+    yield _seccomp(options, version_of(str(info.get("ServerVersion", ""))), profile)
     module = next((name for name in ("apparmor", "selinux") if any(name in option for option in options)), "")
     advice = "" if module else "boot with AppArmor or SELinux: a job has one fence less"
     yield Finding("AppArmor or SELinux", module or "neither", advice, weak=True)
@@ -94,6 +93,22 @@ def engine(info: Mapping[str, Any]) -> Iterator[Finding]:
     if exposed:
         advice = "take -H tcp:// off dockerd, or give it --tlsverify: whoever reaches it is root here"
         yield Finding("engine API", exposed[0].partition(".")[0], advice)
+
+
+def _seccomp(options: Sequence[str], version: Version, profile: Path | None) -> Finding:
+    name = "seccomp"
+    engines = next((option for option in options if name in option), "")
+    if not engines:
+        return Finding(name, "not available", "use a kernel and an engine with seccomp: system calls are not filtered")
+    if profile is not None:
+        return Finding(name, str(profile))
+    if "unconfined" in engines:
+        return Finding(name, "unconfined", f"{_OUR_PROFILE}: system calls of jobs are not filtered")
+    _, _, path = engines.partition("profile=")
+    if path.startswith("/") or version >= _GOOD_PROFILE:
+        return Finding(name, path or "on")
+    advice = f"{_OUR_PROFILE}: before Engine 29.4.2 the default lets io_uring, AF_VSOCK or AF_ALG through"
+    return Finding(name, "the engine's default profile", advice, weak=True)
 
 
 def engine_address(address: str, *, verified: bool) -> Finding:

@@ -3,7 +3,7 @@
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -96,7 +96,7 @@ def make_bench(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) 
         def send(job_id: str) -> None:
             sent[job_id].put(None)
 
-        bench = Bench(Runner(Host(engine=host.engine, settings=settings), store, send=send), store, sent)
+        bench = Bench(Runner(replace(host, settings=settings), store, send=send), store, sent)
         made.append(bench)
         return bench
 

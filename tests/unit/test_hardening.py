@@ -1,6 +1,7 @@
 """What `cronium doctor` says of a host, by what was read of it: as it should be, and each weak point."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from cronium_worker.cli import hardening
 from cronium_worker.cli.finding import Finding
 
 FIRM = {
+    "ServerVersion": "29.4.2",
     "CgroupVersion": "2",
     "LiveRestoreEnabled": True,
     "SecurityOptions": ["name=apparmor", "name=seccomp,profile=builtin", "name=userns"],
@@ -66,6 +68,8 @@ def test_a_firm_engine() -> None:
         ({"SecurityOptions": ["name=apparmor", "name=seccomp,profile=unconfined"]}, {"seccomp": "fail"}),
         ({"SecurityOptions": ["name=seccomp,profile=default"]}, {"AppArmor or SELinux": "weak"}),
         ({"SecurityOptions": None}, {"seccomp": "fail", "AppArmor or SELinux": "weak"}),
+        ({"ServerVersion": "29.4.1"}, {"seccomp": "weak"}),
+        ({"ServerVersion": "20.10.24+dfsg1"}, {"seccomp": "weak"}),
         (
             {"Warnings": ["WARNING: API is accessible on http://0.0.0.0:2375 without encryption.\n  Access to …"]},
             {"engine API": "fail"},
@@ -74,6 +78,20 @@ def test_a_firm_engine() -> None:
 )
 def test_a_weak_engine(changed: dict[str, Any], verdict: dict[str, str]) -> None:
     assert judged(hardening.engine(FIRM | changed)) == verdict
+
+
+def test_a_seccomp_profile_of_the_fleet_is_the_remedy_of_an_old_or_open_one() -> None:
+    old = FIRM | {"ServerVersion": "20.10.24"}
+    unconfined = FIRM | {"SecurityOptions": ["name=apparmor", "name=seccomp,profile=unconfined"]}
+    for info in (old, unconfined):
+        [finding] = [finding for finding in hardening.engine(info) if finding.name == "seccomp"]
+        assert "CRONIUM_SECURITY__SECCOMP_PROFILE to a copy of deploy/seccomp/cronium.json" in finding.remedy
+        assert judged(hardening.engine(info, profile=Path("/etc/cronium/seccomp.json"))) == {}
+    # One that the engine was started with is as good as whoever wrote it; without seccomp none has an effect.
+    theirs = old | {"SecurityOptions": ["name=apparmor", "name=seccomp,profile=/etc/docker/seccomp.json"]}
+    assert judged(hardening.engine(theirs)) == {}
+    without = old | {"SecurityOptions": ["name=apparmor"]}
+    assert judged(hardening.engine(without, profile=Path("/p"))) == {"seccomp": "fail"}
 
 
 def test_who_may_use_the_engine() -> None:

@@ -25,7 +25,10 @@ REDIS = "cronium-test/redis"
 _PYTHON = "cronium-test/python"
 _DIGEST = "cronium-test.digest"
 _DOCKERFILE = "deploy/worker.Dockerfile"
-_SOURCES = ("LICENSE", "README.md", "cronium_worker", "helpers", "images", "pyproject.toml", "requirements.txt")
+_SOURCES = (
+    "LICENSE", "README.md", "cronium_worker", "deploy/seccomp", "helpers", "images", "pyproject.toml",
+    "requirements.txt",
+)  # fmt: skip
 _REDIS = """\
 ARG BASE
 FROM ${BASE}
