@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from amqp import Connection
 
+from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import JobResult
 from cronium_worker.models.job import HOST_QUEUE_PREFIX
@@ -34,7 +35,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRabbitMQ]:
 @pytest.fixture(scope="module")
 def amqp_host(settings: Settings, broker: OwnRabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHost]:
     host = LocalHost(settings, tmp_path_factory.mktemp("host"))
-    host.env |= {"CRONIUM_BROKER_URL": broker.url, "CRONIUM_SCHEDULE__CLEANUP": "1", "CRONIUM_LEASE_TTL": "10"}
+    # By itself a node would look every twenty seconds.
+    host.env |= {"CRONIUM_BROKER_URL": broker.url, "CRONIUM_SCHEDULE__CLEANUP": "1", "CRONIUM_LEASE_TTL": "120"}
+    host.registry = HostRegistry(host.registry._redis, host_ttl_s=120)
     yield host
     host.close()
 
@@ -142,11 +145,15 @@ def test_doctor_looks_at_the_broker_and_through_it(
 
 
 def test_the_node_hears_of_a_drain_at_once(amqp_host: LocalHost, store: JobStore, worker: RigWorker) -> None:
+    started = time.monotonic()
     assert amqp_host.cronium("drain", amqp_host.name).returncode == 0
+    assert time.monotonic() - started < 5  # it was told
+    assert amqp_host.state() == "draining"
     job = submit(amqp_host, ("true", 5))
-    wait_until(lambda: amqp_host.state() == "draining")
     assert statuses(store, job) == ["pending"]
+    undone = time.monotonic()
     assert amqp_host.cronium("drain", amqp_host.name, "--undo").returncode == 0
+    assert time.monotonic() - undone < 5
     assert [result.status for result in results(store, job)] == ["completed"]
 
 

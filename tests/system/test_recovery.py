@@ -274,6 +274,10 @@ def test_a_job_that_kills_its_worker_each_time_is_given_up(recovering: LocalHost
     assert error is not None
     assert error.type == "lost"
     assert "workers in a row that died with it" in error.message
+    # What it may have printed last, nobody has read.
+    assert caught.value.result.log.gap
+    *_, gap, end = store().events(async_result.id)
+    assert (gap["type"], gap.get("gap"), end["status"]) == ("progress", True, "failed")
     assert not list(recovering.base_path.glob("*/sandboxes/*"))
 
 
@@ -282,7 +286,8 @@ def visibility_worker(host: LocalHost, timeout_s: int) -> RigWorker:
     code = f"""if True:
         from cronium_worker.app import app
         from cronium_worker.worker import serve
-        app.conf.broker_transport_options = app.conf.broker_transport_options | {{"visibility_timeout": {timeout_s}}}
+        soon = {{"visibility_timeout": {timeout_s}, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}}
+        app.conf.broker_transport_options = app.conf.broker_transport_options | soon
         serve("jobs@{host.name}", ["--concurrency", "2", "--queues", "{host.queue}"])
     """
     worker = host.process(str(Path(CRONIUM).parent / "python"), "-c", code)
@@ -294,6 +299,9 @@ def visibility_worker(host: LocalHost, timeout_s: int) -> RigWorker:
 def test_a_job_longer_than_the_visibility_timeout_runs_once(recovering: LocalHost) -> None:
     visibility_worker(recovering, 2)
     async_result = submit(recovering, "echo run; sleep 8")
+    wait_until(lambda: statuses_of(async_result.id)[-1] == "running")
+    unacknowledged = store().redis.hvals("unacked")
+    assert not [message for message in unacknowledged if async_result.id in message]
     assert async_result.get(timeout=TIMEOUT_S)["attempt"] == 1
     assert lines_of(async_result.id) == ["run"]
     assert statuses_of(async_result.id) == ["pending", "preparing", "running", "completed"]
