@@ -32,7 +32,6 @@ ATTACK_S = 10
 QUIET_S = 5  # before each attack: what else the machine does changes
 LEASE_TTL_S = 6  # of the node: a beat and a renewal each second
 _LOOK_EVERY_S = 0.02
-_END_TIMEOUT_S = 120
 
 _FORKED = """
 import os, sys, time

@@ -54,7 +54,5 @@ class GuardedRedis(OwnRedis):
 
 @pytest.fixture(scope="module")
 def guarded_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
-    redis = GuardedRedis(tmp_path_factory.mktemp("guarded"))
-    redis.start()
-    yield redis
-    redis.kill()
+    with GuardedRedis(tmp_path_factory.mktemp("guarded")) as redis:
+        yield redis

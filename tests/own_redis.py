@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
@@ -24,6 +25,13 @@ class OwnRedis:
         self._directory = directory
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def start(self) -> None:
         # Gone with the tests, however they end.
@@ -113,7 +121,5 @@ class OwnRedis:
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
     """For one test. A conftest or a module has it by importing it."""
-    redis = OwnRedis(tmp_path)
-    redis.start()
-    yield redis
-    redis.kill()
+    with OwnRedis(tmp_path) as redis:
+        yield redis

@@ -13,13 +13,12 @@ from tests.own_redis import OwnRedis
 @pytest.fixture(scope="session")
 def store() -> Iterator[JobStore]:
     """In a Redis of its own: what is registered here is nobody's to send or to run."""
-    with tempfile.TemporaryDirectory() as directory:
-        redis = OwnRedis(Path(directory), "--appendonly", "no")
-        redis.start()
-        client = connect(redis.url)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        OwnRedis(Path(directory), "--appendonly", "no") as redis,
+        connect(redis.url) as client,
+    ):
         yield JobStore(client, result_ttl_s=600)
-        client.close()
-        redis.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,12 @@
 """A runner in this process, on the real engine and the real Redis."""
 
+import subprocess
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,6 +19,7 @@ from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import Job, JobResult
 from cronium_worker.nodes import make_host
 from cronium_worker.settings import Settings
+from tests.integration.shifts import Case, cases
 
 
 @dataclass
@@ -110,3 +114,34 @@ def make_bench(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) 
 @pytest.fixture
 def bench(make_bench: Callable[..., Bench]) -> Bench:
     return make_bench()
+
+
+@pytest.fixture
+def case(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> Iterator[Callable[..., Case]]:
+    """A case on the session's host, or on one with other settings. Nothing may be left after the test."""
+    with cases(store) as make:
+
+        def with_settings(settings: dict[str, Any] | None = None, **fields: Any) -> Case:
+            changed = host.settings.model_copy(update=settings or {})
+            return make(Host(engine=host.engine, settings=changed), **fields)
+
+        yield with_settings
+    assert leftovers() == []
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """An ext4 file system of that size, on a block device of its own; with more options of mkfs.ext4."""
+    with ExitStack() as stack:
+
+        def make(mebibytes: int, *options: str) -> Path:
+            image, directory = tmp_path / "image", tmp_path / "disk"
+            with image.open("wb") as file:
+                file.truncate(mebibytes * 2**20)
+            subprocess.run(["mkfs.ext4", "-q", *options, image], check=True)
+            directory.mkdir()
+            subprocess.run(["mount", "-o", "loop", image, directory], check=True)
+            stack.callback(subprocess.run, ["umount", "--lazy", directory], check=True)
+            return directory
+
+        yield make

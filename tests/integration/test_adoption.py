@@ -5,20 +5,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cronium_worker.errors import Detached
-from cronium_worker.execution.sandbox import Host
-from cronium_worker.fleet.store import JobStore, record_key
+from cronium_worker.fleet.store import record_key
 from cronium_worker.settings import Log
 from cronium_worker.workspace.gate import Gate
 from tests.conftest import wait_until
 from tests.integration.scripts import says
-from tests.integration.shifts import Case, cases
+from tests.integration.shifts import Case
 
 SECRET = "correct horse"
 LINES = 150
@@ -37,18 +36,6 @@ cronium.set_variable("seen", "all")
 """
 NUMBERED_OUT = "".join(f"{n} ä ***\n" for n in range(LINES)) + "no end of line"
 NUMBERED_ERR = "".join(f"{n}\n" for n in range(LINES))
-
-
-@pytest.fixture
-def case(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> Iterator[Callable[..., Case]]:
-    with cases(store) as make:
-
-        def with_settings(settings: dict[str, Any] | None = None, **fields: Any) -> Case:
-            changed = host.settings.model_copy(update=settings or {})
-            return make(Host(engine=host.engine, settings=changed), **fields)
-
-        yield with_settings
-    assert leftovers() == []
 
 
 def numbered(case: Callable[..., Case]) -> Case:

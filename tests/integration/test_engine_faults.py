@@ -54,13 +54,6 @@ def assert_lost(result: JobResult) -> None:
 # ---- somebody else's hands
 
 
-@pytest.fixture
-def case(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> Iterator[Callable[..., Case]]:
-    with cases(store) as make:
-        yield lambda **fields: make(host, **fields)
-    assert leftovers() == []
-
-
 def running(case: Callable[..., Case], **fields: Any) -> Case:
     job = case(**{"script": ENDLESS, "grace_period": 1, **fields})
     job.start()

@@ -84,7 +84,8 @@ def test_it_is_told_to_end(case: Callable[..., Case]) -> None:
     job.wait_for("on")
     shift.token.cancel()
 
-    assert shift.end().status == "cancelled"
+    result = shift.end()
+    assert (result.status, result.exit_code) == ("cancelled", 143)
 
 
 def test_it_ends_with_its_timeout_whatever_it_does(case: Callable[..., Case]) -> None:

@@ -1,21 +1,18 @@
 """Jobs that take more than they may, on the real engine: each is ended, told why, and nobody else is harmed."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cronium_worker.execution.sandbox import Host
-from cronium_worker.fleet.store import JobStore
 from cronium_worker.models import ErrorInfo, JobResult, Resources
 from cronium_worker.settings import Maxima
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
 from tests.integration.scripts import LANGUAGES, script
-from tests.integration.shifts import Case, cases
+from tests.integration.shifts import Case
 
 MIB = 2**20
 PLACES = ("/workspace", "/workspace/data", "/workspace/output", "/tmp")
@@ -199,18 +196,6 @@ def test_a_job_that_is_over_the_limit_when_it_ends_has_failed(bench: Bench, lang
 # ---- from worker to worker
 
 
-@pytest.fixture
-def case(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> Iterator[Callable[..., Case]]:
-    with cases(store) as make:
-
-        def with_settings(settings: dict[str, Any] | None = None, **fields: Any) -> Case:
-            changed = host.settings.model_copy(update=settings or {})
-            return make(Host(engine=host.engine, settings=changed), **fields)
-
-        yield with_settings
-    assert leftovers() == []
-
-
 FILLS_WHEN_TOLD = "echo on; until [ -e /tmp/go ]; do sleep 0.05; done; head -c 24M /dev/zero > /tmp/big; sleep 60"
 
 
@@ -257,16 +242,8 @@ def stopped_watch(host: Host) -> Iterator[None]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """An ext4 file system of 400 MiB."""
-    image, directory = tmp_path / "image", tmp_path / "disk"
-    with image.open("wb") as file:
-        file.truncate(400 * MIB)
-    subprocess.run(["mkfs.ext4", "-q", "-N", "16000", image], check=True)
-    directory.mkdir()
-    subprocess.run(["mount", "-o", "loop", image, directory], check=True)
-    yield directory
-    subprocess.run(["umount", "--lazy", directory], check=True)
+def small_disk(make_disk: Callable[..., Path]) -> Path:
+    return make_disk(400, "-N", "16000")
 
 
 def test_the_job_that_fills_the_hosts_disk_is_ended_before_others_fail(

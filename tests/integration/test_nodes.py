@@ -12,18 +12,10 @@ from cronium_worker import nodes
 from cronium_worker.app import app
 from cronium_worker.execution.sandbox import Host
 from cronium_worker.fleet.heartbeat import Heartbeat
-from cronium_worker.fleet.store import JobStore
 from cronium_worker.nodes import JobsStep
 from cronium_worker.workspace import create
 from tests.conftest import wait_until
-from tests.integration.shifts import Case, cases
-
-
-@pytest.fixture
-def case(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> Iterator[Callable[..., Case]]:
-    with cases(store) as make:
-        yield lambda **fields: make(host, **fields)
-    assert leftovers() == []
+from tests.integration.shifts import Case
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -54,9 +54,9 @@ def main() -> int:
 def _measure(settings: Settings) -> tuple[dict[str, Any], list[Verdict]]:
     host = make_host(settings)
     redis = connect(settings.redis_url.get_secret_value())
-    sent: dict[str, SimpleQueue[None]] = _Queues()
+    sent: defaultdict[str, SimpleQueue[None]] = defaultdict(SimpleQueue)
     store = JobStore(redis, result_ttl_s=settings.result_ttl)
-    bench = Bench(Runner(host, store, send=lambda job_id: sent[job_id].put(None)), store, sent)  # type: ignore[arg-type]
+    bench = Bench(Runner(host, store, send=lambda job_id: sent[job_id].put(None)), store, sent)
     client = docker.from_env()
 
     def leftovers() -> list[str]:
@@ -99,11 +99,6 @@ def _measure(settings: Settings) -> tuple[dict[str, Any], list[Verdict]]:
     bad = trial.canary_reads + trial.canary_writes + len(trial.residue) + len(trial.crashes) + len(unexpected)
     figures["passed"] = not bad and not any(row["unexpected"] for row in probed.values())
     return figures, verdicts
-
-
-class _Queues(dict[str, "SimpleQueue[None]"]):
-    def __missing__(self, job_id: str) -> "SimpleQueue[None]":
-        return self.setdefault(job_id, SimpleQueue())
 
 
 def _probe(bench: Bench, directory: Path) -> dict[str, dict[str, Any]]:

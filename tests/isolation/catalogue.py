@@ -1,13 +1,15 @@
 """Bad input and hostile scripts as data: what each is, and how the fleet must take it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from string import ascii_lowercase
+from typing import Any, Literal, TypeVar
 
 from tests.integration.scripts import LANGUAGES
 from tests.isolation.steps import Directory, HardLink, Link, ManyFiles, Mode, Shell, Sparse, Step, Write
 
 Outcome = Literal["refused", "user fault", "contained"]
+T = TypeVar("T")
 MIB = 2**20
 
 
@@ -26,9 +28,9 @@ class Refusal:
 class Attack:
     """What a script tries. `user fault`: `error` is in the result's error. `contained`: the job completes.
 
-    `note` is in a note, `says` in the log; `kept`: these output files are collected, `dropped`: these are not. Attacks
-    of one `group` touch different files and are run in one job. `job`: further fields. CANARY in a link's target is
-    the path of a file of the host.
+    `note` is in a note, `says` in the log, `never_says` is not; `kept`: these output files are collected, `dropped`:
+    these are not. Attacks of one `group` touch different files and are run in one job. `job`: further fields. CANARY in
+    a link's target is the path of a file of the host.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Attack:
     error: str = ""
     note: str = ""
     says: tuple[str, ...] = ()
+    never_says: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     log: dict[str, Any] = field(default_factory=dict)
@@ -48,14 +51,18 @@ class Attack:
     takes_long: bool = False
 
 
+def _lettered(number: str, cases: Iterable[T]) -> Iterator[tuple[str, T]]:
+    """Each with its id."""
+    return ((f"{number}{ascii_lowercase[index]}", case) for index, case in enumerate(cases))
+
+
 # ---- input
 
 
 def _refusals() -> Iterator[Refusal]:
     def each(number: str, where: str, title: str, *jobs: dict[str, Any]) -> Iterator[Refusal]:
-        for letter, fields in zip("abcdefghijklmnopqrstuvwxyz", jobs, strict=False):
-            value = repr(fields)
-            yield Refusal(id=f"{number}{letter}", title=f"{title}: {value[:60]}", where=where, fields=fields)
+        for identity, fields in _lettered(number, jobs):
+            yield Refusal(id=identity, title=f"{title}: {repr(fields)[:60]}", where=where, fields=fields)
 
     bad_ids = ("../x", "/abs", ".", "..", "", "x" * 300, "a\0b", "a\n", "-x", "a\uff0fb", "a.", 7, None)
     yield from each("1", "id", "job id", *({"id": value} for value in bad_ids))
@@ -96,8 +103,8 @@ def _refusals() -> Iterator[Refusal]:
         ("CapAdd", ["ALL"]), ("privileged", True), ("runtime", "runc"), ("user", "0:0"), ("__class__", "x"),
         ("__init__", {}), ("volumes", ["/:/host"]),
     )  # fmt: skip
-    for number, (key, value) in enumerate(smuggled):
-        yield Refusal(id=f"18{chr(97 + number)}", title=f"unknown key {key}", where=key, fields={key: value})
+    for identity, (key, value) in _lettered("18", smuggled):
+        yield Refusal(id=identity, title=f"unknown key {key}", where=key, fields={key: value})
 
 
 REFUSALS = tuple(_refusals())
@@ -108,83 +115,62 @@ REFUSALS = tuple(_refusals())
 
 def _outputs() -> Iterator[Attack]:
     """What is no JSON of ours, in each of the three files in turn; three to a job."""
-    wrong: tuple[tuple[str, str, tuple[Step, ...], str], ...] = (
-        ("37a", "a list 100,000 deep", (Write(b"F", unit=b"[", times=100_000),), "nested more than"),
-        ("37b", "an object 100,000 deep", (Write(b"F", unit=b'{"a":', times=100_000),), "nested more than"),
-        ("37c", "10 MB", (Write(b"F", b'"', b"0123456789", 10**6, b'"'),), "is over"),
-        ("38a", "NaN", (Write(b"F", b'{"x": NaN}'),), "NaN is not JSON"),
-        ("38b", "Infinity", (Write(b"F", b"[Infinity]"),), "Infinity is not JSON"),
-        ("38c", "1e999", (Write(b"F", b"[1e999]"),), "too large"),
-        ("38d", "an integer of 5,000 digits", (Write(b"F", unit=b"9", times=5000),), "more than 4300 digits"),
-        ("40a", "a byte order mark", (Write(b"F", b"\xef\xbb\xbf{}"),), "byte order mark"),
-        ("40b", "UTF-16", (Write(b"F", b"\xff\xfe1\0"),), "byte order mark"),
-        ("40c", "no UTF-8", (Write(b"F", b'"\xff"'),), "is not UTF-8"),
-        ("40d", "a lone surrogate", (Write(b"F", b'"\\ud800"'),), "lone surrogate"),
-        ("40e", "trailing data", (Write(b"F", b"{} {}"),), "Extra data"),
-        ("40f", "a comment", (Write(b"F", b"{} // x"),), "Extra data"),
-        ("40g", "JSON lines", (Write(b"F", b"1\n2\n"),), "Extra data"),
-        ("40h", "a name twice", (Write(b"F", b'{"a": 1, "a": 2}'),), "given twice"),
-        ("40i", "half a file", (Write(b"F", b'{"a": '),), "is not JSON"),
-        ("40j", "an empty file", (Write(b"F"),), "is empty"),
-        ("40k", "a NUL byte", (Write(b"F", b'"\\u0000', b"\0", 1, b'"'),), "is not JSON"),
-        ("21a", "a link to a file of the host", (Link(b"CANARY", b"F"),), "a symbolic link"),
-        ("21b", "a relative link out", (Link(b"../../../../canary.txt", b"F"),), "a symbolic link"),
-        ("21c", "a loop of links", (Link(b"F", b"F"),), "a symbolic link"),
-        ("21d", "a dangling link", (Link(b"nowhere", b"F"),), "a symbolic link"),
-        ("23a", "a link to the environment", (Link(b"/proc/self/environ", b"F"),), "a symbolic link"),
-        ("23b", "a link to a root", (Link(b"/proc/self/root/etc/passwd", b"F"),), "a symbolic link"),
-        ("27a", "a hard link", (Write(b"D/twice", b"{}"), HardLink(b"D/twice", b"F")), "a hard link"),
-        ("29a", "a directory", (Directory(b"F"),), "a directory"),
-        ("29b", "a FIFO", (Shell("rm -f F && mkfifo F"),), "a FIFO"),
-        ("30a", "a sparse file of 1 TiB", (Sparse(b"F", 2**40),), "is over"),
+    wrong: tuple[tuple[str, str, Callable[[bytes], Step], str], ...] = (
+        ("37a", "a list 100,000 deep", lambda f: Write(f, unit=b"[", times=100_000), "nested more than"),
+        ("37b", "an object 100,000 deep", lambda f: Write(f, unit=b'{"a":', times=100_000), "nested more than"),
+        ("37c", "10 MB", lambda f: Write(f, b'"', b"0123456789", 10**6, b'"'), "is over"),
+        ("38a", "NaN", lambda f: Write(f, b'{"x": NaN}'), "NaN is not JSON"),
+        ("38b", "Infinity", lambda f: Write(f, b"[Infinity]"), "Infinity is not JSON"),
+        ("38c", "1e999", lambda f: Write(f, b"[1e999]"), "too large"),
+        ("38d", "an integer of 5,000 digits", lambda f: Write(f, unit=b"9", times=5000), "more than 4300 digits"),
+        ("40a", "a byte order mark", lambda f: Write(f, b"\xef\xbb\xbf{}"), "byte order mark"),
+        ("40b", "UTF-16", lambda f: Write(f, b"\xff\xfe1\0"), "byte order mark"),
+        ("40c", "no UTF-8", lambda f: Write(f, b'"\xff"'), "is not UTF-8"),
+        ("40d", "a lone surrogate", lambda f: Write(f, b'"\\ud800"'), "lone surrogate"),
+        ("40e", "trailing data", lambda f: Write(f, b"{} {}"), "Extra data"),
+        ("40f", "a comment", lambda f: Write(f, b"{} // x"), "Extra data"),
+        ("40g", "JSON lines", lambda f: Write(f, b"1\n2\n"), "Extra data"),
+        ("40h", "a name twice", lambda f: Write(f, b'{"a": 1, "a": 2}'), "given twice"),
+        ("40i", "half a file", lambda f: Write(f, b'{"a": '), "is not JSON"),
+        ("40j", "an empty file", Write, "is empty"),
+        ("40k", "a NUL byte", lambda f: Write(f, b'"\\u0000', b"\0", 1, b'"'), "is not JSON"),
+        ("21a", "a link to a file of the host", lambda f: Link(b"CANARY", f), "a symbolic link"),
+        ("21b", "a relative link out", lambda f: Link(b"../../../../canary.txt", f), "a symbolic link"),
+        ("21c", "a loop of links", lambda f: Link(f.rpartition(b"/")[2], f), "a symbolic link"),
+        ("21d", "a dangling link", lambda f: Link(b"nowhere", f), "a symbolic link"),
+        ("23a", "a link to the environment", lambda f: Link(b"/proc/self/environ", f), "a symbolic link"),
+        ("23b", "a link to a root", lambda f: Link(b"/proc/self/root/etc/passwd", f), "a symbolic link"),
+        ("27a", "a hard link", lambda f: Shell("echo '{}' >F2; ln F2 F".replace("F", f.decode())), "a hard link"),
+        ("29a", "a directory", Directory, "a directory"),
+        ("29b", "a FIFO", lambda f: Shell(f"mkfifo {f.decode()}"), "a FIFO"),
+        ("30a", "a sparse file of 1 TiB", lambda f: Sparse(f, 2**40), "is over"),
     )
     names = (b"output/output.json", b"output/condition.json", b"data/variables.json")
-    for number, (identity, title, steps, error) in enumerate(wrong):
+    for number, (identity, title, made_as, error) in enumerate(wrong):
         name = names[number % 3]
         # variables.json is there already, written by the worker for the job.
-        made: list[Step] = [Shell("rm -f data/variables.json")] if name == names[2] else []
-        made += [_renamed(step, name) for step in steps]
+        steps = (Shell(f"rm -f {name.decode()}"), made_as(name))
         yield Attack(
             id=identity, category="files", title=f"{title} as {name.decode()}", expected="user fault",
-            steps=tuple(made), error=error, group=f"outputs {number // 3}",
+            steps=steps, error=error, group=f"outputs {number // 3}",
         )  # fmt: skip
-
-
-def _renamed(step: Step, name: bytes) -> Step:
-    def real(path: bytes) -> bytes:
-        return name if path == b"F" else path.replace(b"D", name.partition(b"/")[0])
-
-    match step:
-        case Write():
-            return Write(real(step.path), step.head, step.unit, step.times, step.tail)
-        case Link():
-            target = name.rpartition(b"/")[2] if step.target == b"F" else step.target
-            return Link(target, real(step.path))
-        case HardLink():
-            return HardLink(real(step.source), real(step.path))
-        case Directory():
-            return Directory(real(step.path))
-        case Sparse():
-            return Sparse(real(step.path), step.size)
-        case Shell():
-            return Shell(step.command.replace("F", name.decode()))
-    raise TypeError(step)
 
 
 def _conditions() -> Iterator[Attack]:
-    for letter, text in zip("abcdefg", ('"false"', "0", "null", "[]", "true", '{"result": "true"}', "{}"), strict=True):
+    conditions = ('"false"', "0", "null", "[]", "true", '{"result": "true"}', "{}")
+    for identity, text in _lettered("41", conditions):
         yield Attack(
-            id=f"41{letter}", category="files", title=f"{text} as condition.json", expected="user fault",
+            id=identity, category="files", title=f"{text} as condition.json", expected="user fault",
             steps=(Write(b"output/condition.json", text.encode()),), error="condition.json must be",
-            group=f"variables {letter}",
+            group=f"variables {identity[-1]}",
         )  # fmt: skip
-    for letter, text in zip("abcde", ("[]", "null", '"x"', "1", '{"a": "' + "x" * (MIB + 1) + '"}'), strict=True):
-        size, short = len(text), text if len(text) < 9 else f"{len(text):,} bytes"
-        content = Write(b"data/variables.json", b'{"a": "', b"x", MIB + 1, b'"}') if size > 9 else None
+    name = b"data/variables.json"
+    variables = [(text, Write(name, text.encode())) for text in ("[]", "null", '"x"', "1")]
+    variables.append(("more than 1 MiB", Write(name, b'{"a": "', b"x", MIB + 1, b'"}')))
+    for identity, (title, step) in _lettered("42", variables):
         yield Attack(
-            id=f"42{letter}", category="files", title=f"{short} as variables.json", expected="user fault",
-            steps=(content or Write(b"data/variables.json", text.encode()),), error="variables.json",
-            group=f"variables {letter}",
+            id=identity, category="files", title=f"{title} as variables.json", expected="user fault",
+            steps=(step,), error="variables.json", group=f"variables {identity[-1]}",
         )  # fmt: skip
 
 
@@ -210,11 +196,9 @@ def _tree() -> Iterator[Attack]:
     yield tree("29d", "devices", Shell("mknod output/null c 1 3 2>/dev/null || echo no device"), says=("no device\n",))
     yield tree("30b", "a sparse file of 1 TiB", Sparse(b"output/sparse", 2**40), note="not read (too large",
                kept=("sparse",))  # fmt: skip
-    yield tree("34a", "names", *(Write(b"output/names-" + name, b"x") for name in (
-               b"\xff\xfe", b"two\nlines", b"\x1b[31mred", "\u202etxt".encode(), b"a b", b"%41", b"x" * 249)),
-               kept=("./names-%FF%FE", "names-two\nlines", "names-\x1b[31mred", "names-\u202etxt", "names-a b",
-                     "names-%41", "names-" + "x" * 249))  # fmt: skip
-    yield tree("34b", "a name like an option", Write(b"output/-rf", b"x"), kept=("-rf",))
+    names = ("two\nlines", "\x1b[31mred", "\u202etxt", "a b", "%41", "-rf", "x" * 255)
+    yield tree("34a", "names", *(Write(b"output/" + name, b"x") for name in (b"\xff\xfe", *map(str.encode, names))),
+               kept=("./%FF%FE", *names))  # fmt: skip
     yield tree("35a", "a file without rights", Write(b"output/closed", b"x"), Mode(b"output/closed", 0),
                kept=("closed",))  # fmt: skip
     yield tree("35b", "directories without rights", Directory(b"output/d"), Write(b"output/d/f", b"x"),
@@ -228,7 +212,8 @@ def _tree() -> Iterator[Attack]:
 
 def _alone() -> Iterator[Attack]:
     yield Attack(id="32a", category="files", title="10,000 empty files", expected="contained",
-                 steps=(ManyFiles(b"output/many", 10_000),), note="more", job={"resources": {"cpu": 2}})  # fmt: skip
+                 steps=(ManyFiles(b"output/many", 10_000),), note="more than 1000 files: 9000 others",
+                 job={"resources": {"cpu": 2}})  # fmt: skip
     yield Attack(
         id="43a", category="files", title="half an output at the timeout", expected="user fault", error="its timeout",
         steps=(Write(b"output/output.json", b'{"half": '), Shell("sleep 60")), job={"timeout": 0.5, "grace_period": 0},
@@ -250,9 +235,9 @@ def _alone() -> Iterator[Attack]:
     )  # fmt: skip
     yield Attack(
         id="44a", category="files", title="changes to the script and to the image", expected="contained",
-        steps=(Shell(f"f=$(ls /workspace/scripts | head -n 1); sha256sum /workspace/scripts/$f; {tries}; "
-                     "sha256sum /workspace/scripts/$f; echo tried"),),
-        says=("tried\n",), group="",
+        steps=(Shell(f"f=$(ls /workspace/scripts | head -n 1); was=$(sha256sum /workspace/scripts/$f); {tries}; "
+                     '[ "$(sha256sum /workspace/scripts/$f)" = "$was" ] || echo changed; echo tried'),),
+        says=("tried\n",), never_says=("changed",),
     )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ class Directory:
     mode: int = 0o755
 
     def bash(self) -> str:
-        return f"rm -rf -- {_sh(self.path)}; mkdir -- {_sh(self.path)}; chmod {self.mode:o} -- {_sh(self.path)}"
+        return f"mkdir -- {_sh(self.path)}; chmod {self.mode:o} -- {_sh(self.path)}"
 
     def python(self) -> str:
         return f"os.mkdir({_py(self.path)}); os.chmod({_py(self.path)}, {self.mode})"

@@ -58,7 +58,6 @@ def test_a_workers_whole_life_needs_few_calls(
     kinds = {_kind(call) for call in recorder.calls}
     assert {"POST /containers/create", "POST /containers/{id}/attach", "POST /containers/{id}/start"} <= kinds
     assert {"DELETE /containers/{id}", "GET /containers/{id}/json", "GET /containers/{id}/logs"} <= kinds
-    assert not [kind for kind in kinds if re.search(r"exec|archive|copy|build|commit|update|swarm|volumes", kind)]
     assert len(recorder.created) == 5
     for body in recorder.created:
         host_config = body["HostConfig"]

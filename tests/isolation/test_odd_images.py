@@ -11,7 +11,10 @@ from cronium_worker.settings import Images
 from tests.integration.conftest import Bench
 from tests.isolation.images import built, image_for
 
-PORTABLE = "command -v sh >/dev/null; ls -a /anonymous; cat /workspace/data/input.json"
+SHOWN = """
+id -u; echo "$HOME $CRONIUM_JOB_ID $CRONIUM_EXECUTION_MODE"
+ls -a /anonymous; cat /workspace/data/input.json
+"""
 
 
 def volumes() -> set[str]:
@@ -47,7 +50,7 @@ def test_an_image_with_ideas_of_its_own(odd_image: str, make_bench: Callable[...
     before = volumes()
     bench = make_bench(images=Images(bash=odd_image))
     ran = bench.run(
-        script={"type": "bash", "content": f'id -u; echo "$HOME $CRONIUM_JOB_ID $CRONIUM_EXECUTION_MODE"; {PORTABLE}'},
+        script={"type": "bash", "content": SHOWN},
         input_data="kept",
     )
     assert ran.result.error is None

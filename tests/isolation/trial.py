@@ -21,8 +21,10 @@ from tests.integration.conftest import Bench, Ran
 from tests.isolation.catalogue import Attack, Outcome, Refusal
 from tests.isolation.steps import Link, Step, written_in
 
+_CANARY_VARIABLE = "CRONIUM_TEST_CANARY"
 _CLEAR_REFS_PEAK = "5"
 _AT_ONCE = 4
+_COLLECT_S = 5  # ten times the longest that was measured: nothing that a job leaves may hold the worker
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,11 @@ class Canary:
         self.path.chmod(0o644)
         os.chown(self.path, *self.owner)
         self._before = self._state()
-        os.environ["CRONIUM_TEST_CANARY"] = self.token
+        os.environ[_CANARY_VARIABLE] = self.token
 
-    def _state(self) -> tuple[object, ...]:
+    def _state(self) -> tuple[object, ...] | None:
+        if not self.path.is_file():
+            return None
         found = self.path.lstat()
         return (self.path.read_text(), found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, found.st_nlink)
 
@@ -67,6 +71,10 @@ class Canary:
 
     def shown_in(self, text: str) -> bool:
         return self.token in text
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        os.environ.pop(_CANARY_VARIABLE, None)
 
 
 class _Lines(logging.Handler):
@@ -200,8 +208,9 @@ def _judged(attack: Attack, language: str, ran: Ran, general: Sequence[str]) -> 
         found = getattr(result.log, name.removesuffix("_at_least"))
         if found < value if name.endswith("_at_least") else found != value:
             wrong.append(f"log.{name} is {found}, not {value}")
-    if "changed" in text or len({line for line in text.splitlines() if len(line) > 64 and "/scripts/" in line}) > 1:
-        wrong.append("the script or the image was changed")
+    wrong += [f"{say!r} in the log {text[:200]!r}" for say in attack.never_says if say in text]
+    if result.timings.collect_s > _COLLECT_S:
+        wrong.append(f"collecting took {result.timings.collect_s:.1f} s")
     statuses = [status for status in ran.statuses if status in {"completed", "failed", "timeout", "cancelled"}]
     if statuses != [result.status]:
         wrong.append(f"terminal statuses: {statuses}")

@@ -191,9 +191,7 @@ def test_a_value_that_is_too_long_is_refused_by_redis_itself(guarded_redis: Guar
 def test_doctor_sees_a_redis_that_talks_to_everybody(host: LocalHost, tmp_path: Path) -> None:
     """On all addresses, the one among them that containers have for this host."""
     (tmp_path / "open").mkdir()
-    open_to_all = OwnRedis(tmp_path / "open", "--bind", "0.0.0.0", "--protected-mode", "no")
-    open_to_all.start()
-    try:
+    with OwnRedis(tmp_path / "open", "--bind", "0.0.0.0", "--protected-mode", "no") as open_to_all:
         host.env["CRONIUM_REDIS_URL"] = open_to_all.url
         said = host.cronium("doctor")
         assert said.returncode == 1
@@ -204,8 +202,6 @@ def test_doctor_sees_a_redis_that_talks_to_everybody(host: LocalHost, tmp_path: 
         said = host.cronium("doctor")
         assert re.search(rf"ok   Redis from the containers' bridge: nothing .*:{open_to_all.port}\n", said.stdout)
         assert said.returncode == 0, said.stdout
-    finally:
-        open_to_all.kill()
 
 
 def test_a_reader_lists_jobs_though_it_may_not_forget_expired_ones(guarded_redis: GuardedRedis) -> None:

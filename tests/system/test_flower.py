@@ -2,11 +2,9 @@
 
 import json
 import re
-import socket
 import subprocess
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,16 @@ from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import pytest
-from redis.exceptions import RedisError
 
 from cronium_worker import JobFailed, JobNotFound, cancel, result, submit
 from cronium_worker.app import app
-from cronium_worker.fleet.store import connect
 from cronium_worker.tasks import store
 from tests.conftest import wait_until
 from tests.integration.scripts import LANGUAGES, exits_with, says
+from tests.own_redis import OwnRedis, own_redis
 from tests.system.conftest import CRONIUM, Fleet
+
+__all__ = ["own_redis"]
 
 TIMEOUT_S = 60
 LOGIN = {"CRONIUM_FLOWER__USERNAME": "ada", "CRONIUM_FLOWER__PASSWORD": "love:lace"}
@@ -304,38 +303,15 @@ def test_what_a_foreign_producer_sent_is_seen_by_no_inspection(fleet: Fleet) -> 
     assert mark not in seen
 
 
-def test_it_hears_again_after_redis_was_restarted(start_flower: Callable[..., Page], tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", str(tmp_path), "--save", ""]
-    url, node = f"redis://127.0.0.1:{port}/0", f"jobs@{uuid4().hex}"
-
-    def start_redis() -> Any:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        redis = connect(url, retries=0)
-        wait_until(lambda: answers(redis), what="Redis answers")
-        redis.close()
-        return process
+def test_it_hears_again_after_redis_was_restarted(start_flower: Callable[..., Page], own_redis: OwnRedis) -> None:
+    node = f"jobs@{uuid4().hex}"
+    page = start_flower(wait=False, CRONIUM_REDIS_URL=own_redis.url, **LOGIN)
+    with own_redis.restarting():
+        pass
 
     def heard() -> bool:
-        with app.connection(url) as connection, app.events.Dispatcher(connection, hostname=node) as dispatcher:
-            dispatcher.send("worker-online")
+        with app.connection(own_redis.url) as connection, app.events.Dispatcher(connection, hostname=node) as events:
+            events.send("worker-online")
         return node in page.call("/workers?json=1")[1]
 
-    redis = start_redis()
-    try:
-        page = start_flower(wait=False, CRONIUM_REDIS_URL=url, **LOGIN)
-        redis.terminate()
-        redis.wait(10)
-        redis = start_redis()
-        wait_until(heard, timeout_s=60, what="an event heard after the restart")
-    finally:
-        redis.terminate()
-        redis.wait(10)
-
-
-def answers(redis: Any) -> bool:
-    with suppress(RedisError):
-        return bool(redis.ping())
-    return False
+    wait_until(heard, timeout_s=60, what="an event heard after the restart")

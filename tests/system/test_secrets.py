@@ -119,10 +119,8 @@ def redis(tmp_path: Path) -> Iterator[OwnRedis]:
     """Its file has all that was ever written to it, also what was taken away since."""
     directory = tmp_path / "redis"
     directory.mkdir()
-    server = OwnRedis(directory)
-    server.start()
-    yield server
-    server.stop()
+    with OwnRedis(directory) as server:
+        yield server
 
 
 @pytest.fixture
