@@ -13,19 +13,25 @@ from rich.table import Table
 from benchmarks import attacks
 from benchmarks.fleet import running_worker
 from benchmarks.housekeeping import pull_to_all_hosts, sweep_orphans
-from benchmarks.jobs import enqueue_to_result, lines_lost, raw_cycle
+from benchmarks.jobs import docker_run, enqueue_to_result, lines_lost, plain_celery, raw_cycle
 from benchmarks.measure import Figure
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 ROUNDS = 20
+LANGUAGES = ("bash", "python", "node")
 
 
 def main() -> None:
-    with running_worker() as queue:
+    with running_worker(CRONIUM_POOL__SIZE="0") as queue:
         floor = raw_cycle(ROUNDS)
-        figures = [floor]
-        figures += [enqueue_to_result(language, queue, ROUNDS, floor) for language in ("bash", "python", "node")]
+        figures = [floor, docker_run(ROUNDS, floor), plain_celery(ROUNDS, floor)]
+        figures += [enqueue_to_result(language, queue, ROUNDS, floor, warm=False) for language in LANGUAGES]
         figures.append(lines_lost(500_000, queue))
+    with running_worker(CRONIUM_POOL__SIZE="8") as queue:
+        for network in "isolated", "none":
+            figures += [
+                enqueue_to_result(language, queue, ROUNDS, floor, warm=True, network=network) for language in LANGUAGES
+            ]
     figures += sweep_orphans(200)
     figures += pull_to_all_hosts(rounds=5, megabytes=50)
     show(figures)

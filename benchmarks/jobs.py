@@ -1,23 +1,50 @@
 """What a job costs: from enqueueing to its result, beside the engine's own calls for the same container."""
 
+import subprocess
+
 import docker
 from docker.utils import kwargs_from_env
 
 from benchmarks.measure import Figure, figure, timed_ms
+from benchmarks.plain import plain_worker, run
 from cronium_worker import execute_job, follow
 from cronium_worker.engine.spec import NETWORK_NAME
 from cronium_worker.settings import get_settings
 
 ECHO = {"bash": "echo hi", "python": "print('hi')", "node": "console.log('hi')"}
 TIMEOUT_S = 120
+REFILL_S = 0.7
+
+
+def _image() -> str:
+    client = docker.from_env()
+    image = next(name for name in get_settings().images.candidates("bash") if client.api.images(name))
+    client.close()
+    return image
+
+
+def docker_run(rounds: int, floor: Figure) -> Figure:
+    """The command line, with the same limits on the same network."""
+    options = ["--rm", "--network", NETWORK_NAME, "--memory", "512m", "--cpus", "0.5"]
+    command = ["docker", "run", *options, _image(), "bash", "-c", "echo hi"]
+    samples = timed_ms(lambda: subprocess.run(command, check=True, capture_output=True), rounds)
+    return figure("docker run of echo", "ms", samples, floor)
+
+
+def plain_celery(rounds: int, floor: Figure) -> Figure:
+    """A Celery task around the SDK's `containers.run`, with the same limits on the same network."""
+    options = {"network": NETWORK_NAME, "mem_limit": "512m", "nano_cpus": 500_000_000}
+    arguments = [_image(), ["bash", "-c", "echo hi"], options]
+    with plain_worker() as queue:
+        samples = timed_ms(lambda: run.apply_async(arguments, queue=queue).get(timeout=TIMEOUT_S), rounds)
+    return figure("enqueue → result, plain Celery task", "ms", samples, floor)
 
 
 def raw_cycle(rounds: int) -> Figure:
     """The floor: create, attach, start, read to the end, wait, remove on the same network; nothing else."""
     api = docker.APIClient(**kwargs_from_env(), version="auto", timeout=TIMEOUT_S)
-    image = next(name for name in get_settings().images.candidates("bash") if api.images(name))
     config = {
-        "Image": image,
+        "Image": _image(),
         "Cmd": ["bash", "-c", "echo hi"],
         "HostConfig": {"NetworkMode": NETWORK_NAME, "Memory": 2**29, "CpuQuota": 50_000, "CpuPeriod": 100_000},
     }
@@ -36,11 +63,15 @@ def raw_cycle(rounds: int) -> Figure:
     return figure("raw API cycle of echo (floor)", "ms", samples)
 
 
-def enqueue_to_result(language: str, queue: str, rounds: int, floor: Figure) -> Figure:
-    """`execute_job.delay(job).get()` of an echo, with default limits on the isolated network."""
-    job = {"script": {"type": language, "content": ECHO[language]}, "queue": queue}
-    samples = timed_ms(lambda: execute_job.delay(job).get(timeout=TIMEOUT_S), rounds)
-    return figure(f"enqueue → result, {language} echo, cold", "ms", samples, floor)
+def enqueue_to_result(
+    language: str, queue: str, rounds: int, floor: Figure, *, warm: bool, network: str = "isolated"
+) -> Figure:
+    """`execute_job.delay(job).get()` of an echo, with default limits. `warm`: by a worker whose sandboxes wait; between
+    two rounds there is time for another one."""
+    job = {"script": {"type": language, "content": ECHO[language]}, "queue": queue, "network": {"mode": network}}
+    samples = timed_ms(lambda: execute_job.delay(job).get(timeout=TIMEOUT_S), rounds, pause_s=REFILL_S if warm else 0)
+    name = f"enqueue → result, {language} echo, {'warm' if warm else 'cold'}"
+    return figure(name if network == "isolated" else f"{name}, no network", "ms", samples, floor)
 
 
 def lines_lost(lines: int, queue: str) -> Figure:

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from time import perf_counter
+from time import perf_counter, sleep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,12 @@ def figure(name: str, unit: str, samples: list[float], floor: Figure | None = No
     return Figure(name=name, unit=unit, p50=p50, p95=p95, count=len(ordered), ratio=ratio)
 
 
-def timed_ms(action: Callable[[], object], rounds: int) -> list[float]:
-    """Milliseconds of each round, after one that does not count."""
+def timed_ms(action: Callable[[], object], rounds: int, *, pause_s: float = 0) -> list[float]:
+    """Milliseconds of each round, after one that does not count. `pause_s`: before each, not counted."""
     action()
     samples = []
     for _ in range(rounds):
+        sleep(pause_s)
         started = perf_counter()
         action()
         samples.append((perf_counter() - started) * 1000)

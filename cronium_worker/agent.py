@@ -90,7 +90,7 @@ class Agent:
             # The flavour that is here is kept up to date, another one is not brought.
             resolved = [self._settings.registry.resolve(name) for name in candidates]
             here = first_present(self._engine, resolved)
-            ordered = sorted(resolved, key=lambda image: image != here)
+            ordered = sorted(resolved, key=lambda image: here is None or image != here[0])
             policy = pull_policy("never" if self._settings.pull_policy == "never" else "always", resolved)
             pulled = self._images.pull_first(ordered, policy=policy, cancelled=lambda: False, progress=progress)
         except Fault as fault:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
 
 from cronium_worker.engine import inventory
@@ -21,6 +22,8 @@ from cronium_worker.fleet.store import JobStore
 from cronium_worker.policy import known_images
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import directories
+from cronium_worker.workspace.assignment import assigned
+from cronium_worker.workspace.lock import is_locked
 
 logger = logging.getLogger(__name__)
 
@@ -103,10 +106,18 @@ class Janitor:
     def _containers(self) -> dict[str, _Orphan]:
         """By sandbox."""
         settings = self._settings
-        found = inventory.own_containers(self._engine, fleet=settings.fleet, host=settings.host_name)
+        found = inventory.own_containers(
+            self._engine,
+            fleet=settings.fleet,
+            host=settings.host_name,
+            assigned=partial(assigned, settings.sandboxes_path),
+        )
+        served = is_locked(settings.sandboxes_path)
         standings = self._oversight.standing([container.job_id for container in found if container.job_id])
         orphans = {}
         for container in found:
+            if served and container.job_id is None and container.running:
+                continue  # it waits for a job: its worker would have taken it along
             age_s = _orphan_for_s(container, settings.host_name, standings)
             if age_s is not None:
                 remove = _remover(self._engine.remove, container.id)

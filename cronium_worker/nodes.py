@@ -4,6 +4,8 @@ import logging
 import os
 import threading
 import time
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -38,6 +40,7 @@ from cronium_worker.stopping import Drain
 from cronium_worker.tasks import execute_job, make_store
 from cronium_worker.watchdog import Watchdog
 from cronium_worker.workspace import directories
+from cronium_worker.workspace.assignment import assigned
 from cronium_worker.workspace.space import room
 
 logger = logging.getLogger(__name__)
@@ -56,8 +59,8 @@ def install(celery: Any) -> None:
 
 def make_host(settings: Settings) -> Host:
     """Connect to the engine and make this host fit for jobs. Raises ConfigurationError, NetworkError."""
-    # Every slot may have a call and a stream under way.
-    engine = Engine(connections=2 * settings.concurrency + 4)
+    # Every slot may have a call and a stream under way, and who waits has a stream.
+    engine = Engine(connections=2 * settings.concurrency + settings.pool.size + 4)
     seccomp = confinement(engine, settings.security)
     ensure_network(engine, fleet=settings.fleet)
     return Host(engine=engine, settings=settings, seccomp=seccomp)
@@ -137,6 +140,7 @@ class JobsStep(_Node):
         self._listener.start()
         self._adopt()
         self._leases.start()
+        self._runner.start()
         app.runner = self._runner
 
     def _adopt(self) -> None:
@@ -147,7 +151,10 @@ class JobsStep(_Node):
         in_use = sandbox_ids(self._host.engine)
         left = [workspace for workspace, _ in made if workspace.root.name not in in_use]
         threading.Thread(target=_remove, args=(left,), name="left-over workspaces", daemon=True).start()
-        for container in own_containers(self._host.engine, fleet=settings.fleet, host=settings.host_name):
+        of_which_job = partial(assigned, settings.sandboxes_path)
+        for container in own_containers(
+            self._host.engine, fleet=settings.fleet, host=settings.host_name, assigned=of_which_job
+        ):
             try:
                 self._runner.adopt(container)
             except Exception:  # one that cannot be adopted must not keep the host from its work
@@ -183,6 +190,7 @@ class JobsStep(_Node):
             "pid": os.getpid(),
             "slots": self._worker.concurrency,
             "running": running,
+            "pool": asdict(self._runner.pool_count()),
             "queues": self._queues,
             "taking_jobs": self._intake.is_open,
             "stopping": self._stopping,
@@ -202,6 +210,7 @@ class JobsStep(_Node):
             self._drain.give_up()
 
     def tear_down(self) -> None:
+        self._runner.close()
         self._leases.stop()
         self._listener.stop()
         self._host.engine.close()

@@ -240,6 +240,14 @@ class Log(_Section):
     spool_bytes: Size = 64 * MIB
 
 
+class Pool(_Section):
+    """Sandboxes that wait for jobs on a worker: `size` at most, however many jobs come; `minimum` for each type of
+    script whose image is here, whether jobs come or not. `size` 0: each job's own is made when it comes."""
+
+    size: int = Field(default=8, ge=0, le=256)
+    minimum: int = Field(default=1, ge=0, le=256)
+
+
 class Schedule(_Section):
     """How often beat has every host do its housekeeping, and one host look for lost jobs, in seconds. None is done
     that is older than that."""
@@ -305,10 +313,14 @@ class Settings(BaseSettings):
     maxima: Maxima = Maxima()
     security: Security = Security()
     log: Log = Log()
+    pool: Pool = Pool()
     flower: Flower = Flower()
     schedule: Schedule = Schedule()
     result_ttl: int = Field(default=7 * 24 * 3600, ge=1)
     lease_ttl: float = Field(default=30, ge=1, description="seconds a worker may be silent before it counts as gone")
+    metrics_interval: float = Field(
+        default=10, ge=0, le=3600, description="seconds between two samples of what a job uses; 0: none"
+    )
     drain_timeout: float = Field(default=30, ge=0, description="seconds that a stopping worker waits for its jobs")
     orphan_retention: float = Field(default=3600, ge=1, description="seconds before what nobody claims is removed")
     min_free_disk: Size = 1024 * MIB
@@ -318,8 +330,11 @@ class Settings(BaseSettings):
     @classmethod
     def _has_uids(cls, value: int, info: ValidationInfo) -> int:
         security: Security | None = info.data.get("security")
-        if security is not None and security.uids is not None and len(security.uids) < value:
-            raise ValueError(f"more than the {len(security.uids)} uids of CRONIUM_SECURITY__UID_POOL: give it more")
+        pool: Pool = info.data.get("pool", Pool())
+        uids = security.uids if security is not None else None
+        if uids is not None and len(uids) < value + pool.size:
+            each = f"{value} slots and CRONIUM_POOL__SIZE={pool.size} sandboxes that wait"
+            raise ValueError(f"{each} are more than the {len(uids)} uids of CRONIUM_SECURITY__UID_POOL: give it more")
         return value
 
     @property

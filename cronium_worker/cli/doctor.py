@@ -87,7 +87,7 @@ def _docker(settings: Settings) -> Iterator[Finding]:
         pulled = settings.registry.prefix or getattr(settings.images, kind)
         make = "run `cronium images pull --local`" if pulled else "run `make images` (or `cronium images build`)"
         remedy = "" if found else make
-        yield Finding(f"image {kind}", found or f"none of {', '.join(candidates)}", remedy)
+        yield Finding(f"image {kind}", found[0] if found else f"none of {', '.join(candidates)}", remedy)
     try:
         yield from _hardness(engine, info, settings)
         yield from _redis_for_jobs(engine, settings)

@@ -1,6 +1,6 @@
 """The calls to the Docker Engine that a container's life takes, with errors translated to typed faults."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,6 +57,10 @@ class ContainerState:
     error: str
     finished_s: float
     exact_log: bool
+
+
+# What the engine will say of a container whose script has ended with 0, as its worker has seen.
+ENDED_WELL = ContainerState(running=False, pid=0, exit_code=0, oom_killed=False, error="", finished_s=0, exact_log=True)
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,17 @@ class Engine:
     def _create(self, name: str, config: dict[str, Any]) -> str:
         created = self.api.create_container_from_config(config, name)  # type: ignore[no-untyped-call]
         return cast(str, created["Id"])
+
+    def update(self, container_id: str, limits: Mapping[str, Any]) -> None:
+        """Give a container other limits (engine.spec). Raises ContainerCreateError, DaemonError."""
+        api: Any = self.api  # whose own call does not know of pids
+        with faults(ContainerCreateError, "container update"):
+            api._raise_for_status(api._post_json(api._url("/containers/{0}/update", container_id), data=dict(limits)))
+
+    def rename(self, container_id: str, name: str) -> None:
+        """One that is gone is left alone. Raises DaemonError, also when the name is taken."""
+        with faults(DaemonError, "container rename"), suppress(NotFound):
+            self.api.rename(container_id, name)
 
     def attach(self, container_id: str) -> AttachedStream:
         """The output of a container that has not started yet: from its first byte."""

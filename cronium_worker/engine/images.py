@@ -29,12 +29,6 @@ class ImageManager:
         self._pulls: dict[tuple[str, str, Credentials], SharedPull] = {}
         self._lock = threading.Lock()
 
-    def ensure(
-        self, candidates: Sequence[str], policy: PullPolicy, *, cancelled: Callable[[], bool], progress: Progress
-    ) -> str:
-        """`pull_first` for who needs the name alone."""
-        return self.pull_first(candidates, policy=policy, cancelled=cancelled, progress=progress).image
-
     def pull_first(
         self, candidates: Sequence[str], *, policy: PullPolicy, cancelled: Callable[[], bool], progress: Progress
     ) -> Pulled:
@@ -104,9 +98,12 @@ class ImageManager:
                 pull.abandon()
 
 
-def first_present(engine: Engine, references: Sequence[str]) -> str | None:
-    """The first of the references that this host has. Raises DaemonError."""
-    return next((reference for reference in references if inspect(engine, reference) is not None), None)
+def first_present(engine: Engine, references: Sequence[str]) -> tuple[str, str] | None:
+    """Name and id of the first of the references that this host has. Raises DaemonError."""
+    for reference in references:
+        if (found := inspect(engine, reference)) is not None:
+            return reference, str(found["Id"])
+    return None
 
 
 def list_runner_images(engine: Engine) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """What there is on a host's engine: its facts, and the objects that the janitor has to know of."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ from cronium_worker.errors import DaemonError
 @dataclass(frozen=True, kw_only=True)
 class OwnContainer:
     """A container that a host of a fleet has made, by its labels. `created_s`: seconds since the epoch, by the
-    clock of the engine's host. `job_id`: None in one that waits for a job."""
+    clock of the engine's host. `job_id`: None in one that waits for a job. `running`: not ended."""
 
     id: str
     name: str
@@ -25,6 +25,7 @@ class OwnContainer:
     created_s: float
     job_id: str | None
     attempt: int | None
+    running: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,23 +64,29 @@ def present_images(engine: Engine, references: Iterable[str]) -> list[dict[str, 
     return rows
 
 
-def own_containers(engine: Engine, *, fleet: str, host: str) -> list[OwnContainer]:
-    """Running or not. Raises DaemonError."""
+def own_containers(
+    engine: Engine, *, fleet: str, host: str, assigned: Callable[[str], tuple[str, int] | None] = lambda _: None
+) -> list[OwnContainer]:
+    """Running or not. `assigned`: job and attempt by the id of a sandbox that was made before its job came, and has no
+    label of one. Raises DaemonError."""
     wanted = {"cronium.fleet": fleet, "cronium.host": host}
     found = []
     for row in _containers(engine, [f"{name}={value}" for name, value in wanted.items()]):
         labels = row["Labels"] or {}
         # The engine has filtered already; what is to be removed is looked at twice.
         if wanted.items() <= labels.items() and "cronium.sandbox" in labels:
-            attempt = labels.get("cronium.job.attempt", "")
+            sandbox_id, label = labels["cronium.sandbox"], labels.get("cronium.job.attempt", "")
+            by_label = labels.get("cronium.job.id"), int(label) if label.isdigit() else None
+            job_id, attempt = by_label if by_label[0] else assigned(sandbox_id) or (None, None)
             found.append(
                 OwnContainer(
                     id=row["Id"],
                     name=(row["Names"] or [row["Id"][:12]])[0].lstrip("/"),
-                    sandbox_id=labels["cronium.sandbox"],
+                    sandbox_id=sandbox_id,
                     created_s=row["Created"],
-                    job_id=labels.get("cronium.job.id"),
-                    attempt=int(attempt) if attempt.isdigit() else None,
+                    job_id=job_id,
+                    attempt=attempt,
+                    running=row["State"] == "running",
                 )
             )
     return found

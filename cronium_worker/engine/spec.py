@@ -4,7 +4,7 @@ Keys and meanings: `POST /containers/create` of the Engine API v1.41. Why each v
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ _ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "CRONIUM_EXECUTI
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxSpec:
-    """What must be known before a container is made: nothing of it is a user's data."""
+    """What must be known before a container is made: nothing of it is a user's data. `job_labels`: none in one that is
+    made before its job comes."""
 
     sandbox_id: str
     script_type: ScriptType
@@ -43,7 +44,7 @@ class SandboxSpec:
     network: Network
     device: str | None = None  # of the block device behind the workspace, for the I/O limit
     seccomp: str | None = None  # the profile's JSON text; None: the engine's default
-    job_labels: Mapping[str, str]
+    job_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def container_config(spec: SandboxSpec, settings: Settings) -> dict[str, Any]:
@@ -72,7 +73,8 @@ def container_config(spec: SandboxSpec, settings: Settings) -> dict[str, Any]:
         "StopSignal": "SIGTERM",
         "HostConfig": {
             **_isolation(settings, spec.seccomp),
-            **_limits(spec.resources, spec.device),
+            **changeable_limits(spec.resources),
+            **_disk_io(spec.resources, spec.device),
             "NetworkMode": mode,
             "Dns": [str(address) for address in spec.network.dns],
             "ExtraHosts": [f"{name}:{address}" for name, address in spec.network.extra_hosts.items()],
@@ -124,18 +126,22 @@ def _isolation(settings: Settings, seccomp: str | None) -> dict[str, Any]:
     return isolation
 
 
-def _limits(resources: Resources, device: str | None) -> dict[str, Any]:
-    limits: dict[str, Any] = {
+def changeable_limits(resources: Resources) -> dict[str, Any]:
+    """Those that a container can be given after it was made, as the body of the update call as well."""
+    return {
         "CpuPeriod": _CPU_PERIOD_US,
         "CpuQuota": max(1000, round(resources.cpu * _CPU_PERIOD_US)),  # the kernel's minimum is 1 ms
         "Memory": resources.memory,
         "MemorySwap": resources.memory,
         "PidsLimit": resources.pids,
     }
-    if device is not None:
-        rate = [{"Path": device, "Rate": resources.disk_io}]
-        limits |= {"BlkioDeviceReadBps": rate, "BlkioDeviceWriteBps": rate}
-    return limits
+
+
+def _disk_io(resources: Resources, device: str | None) -> dict[str, Any]:
+    if device is None:
+        return {}
+    rate = [{"Path": device, "Rate": resources.disk_io}]
+    return {"BlkioDeviceReadBps": rate, "BlkioDeviceWriteBps": rate}
 
 
 def log_file_bytes(settings: Settings) -> int:

@@ -16,7 +16,9 @@ _PROCESSES = "processes"
 _V1_FILES = {
     "cpu": ("cpuacct", "cpuacct.usage"),
     "memory": ("memory", "memory.max_usage_in_bytes"),
+    "memory now": ("memory", "memory.usage_in_bytes"),
     "pids": ("pids", "pids.peak"),
+    "pids now": ("pids", "pids.current"),
     "io": ("blkio", "blkio.throttle.io_service_bytes_recursive"),
     "oom": ("memory", "memory.oom_control"),
     _PROCESSES: ("pids", "cgroup.procs"),
@@ -24,7 +26,9 @@ _V1_FILES = {
 _V2_FILES = {
     "cpu": "cpu.stat",
     "memory": "memory.peak",
+    "memory now": "memory.current",
     "pids": "pids.peak",
+    "pids now": "pids.current",
     "io": "io.stat",
     "oom": "memory.events",
     _PROCESSES: "cgroup.procs",
@@ -84,6 +88,10 @@ class UsageReader:
                 text = (self._proc / str(process) / "io").read_text().replace(":", "")
                 written += _field(text, "write_bytes") or 0
         return written
+
+    def now(self) -> dict[str, int | None]:
+        """What is no total: memory in use (with the cache of files), processes and threads."""
+        return {"memory_bytes": _integer(self._text("memory now")), "pids": _integer(self._text("pids now"))}
 
     def read(self) -> Metrics:
         cpu = self._text("cpu")

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from cronium_worker.engine.images import ImageManager
+from cronium_worker.engine.images import ImageManager, Pulled
 from cronium_worker.engine.inventory import OwnContainer
 from cronium_worker.engine.spec import log_file_bytes
 from cronium_worker.errors import (
@@ -27,6 +27,7 @@ from cronium_worker.execution.discretion import without_secrets
 from cronium_worker.execution.diskuse import DiskLimits, DiskUse, Excess, left_by
 from cronium_worker.execution.follow import Follower, Watch
 from cronium_worker.execution.joblog import JobLog
+from cronium_worker.execution.pool import Pool
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.execution.signals import CancelToken, Wake
 from cronium_worker.fleet.events import now_iso, progress_body, status_body
@@ -49,8 +50,11 @@ class Attempt:
     between leaves the ended container, and the next one finds in it what was not written yet.
     """
 
-    def __init__(self, host: Host, store: JobStore, images: ImageManager, claim: Claim, token: CancelToken) -> None:
+    def __init__(
+        self, host: Host, store: JobStore, images: ImageManager, pool: Pool, claim: Claim, token: CancelToken
+    ) -> None:
         self._host = host
+        self._pool = pool
         self._store = store
         self._images = images
         self._claim = claim
@@ -76,9 +80,10 @@ class Attempt:
         with self._told():
             with self._phase("setup_s"):
                 job = self._admit()
-                self._image = self._ensure_image(job)
-                sandbox = Sandbox.create(self._host, job=job, attempt=self._claim.attempt, image=self._image)
-                self._cleanup.callback(sandbox.destroy)
+                image = self._ensure_image(job)
+                self._image = image.image
+                sandbox = self._pool.get(job, attempt=self._claim.attempt, image=image)
+                self._cleanup.callback(self._pool.destroy, sandbox.destroy)
                 self._announce_running()
             with self._phase("run_s"):
                 sandbox.release(job, attempt=self._claim.attempt)
@@ -91,7 +96,7 @@ class Attempt:
             if self._claim.cancel_requested:
                 self._token.cancel()
             sandbox = Sandbox.take_over(self._host, container)
-            self._cleanup.callback(sandbox.destroy)
+            self._cleanup.callback(self._pool.destroy, sandbox.destroy)
             self._complete(sandbox, with_defaults(self._claim.job, self._host.settings))
         return self._result()
 
@@ -158,7 +163,7 @@ class Attempt:
         if self._token.detached():
             raise Detached(container_left=False)
 
-    def _ensure_image(self, job: Job) -> str:
+    def _ensure_image(self, job: Job) -> Pulled:
         def progress(message: str, **fields: Any) -> None:
             self._store.write(self._claim, [progress_body(message, **fields)])
 
@@ -166,8 +171,8 @@ class Attempt:
         candidates = image_candidates(job, settings)
         asked = job.pull_policy if "pull_policy" in job.model_fields_set else settings.pull_policy
         try:
-            return self._images.ensure(
-                candidates, pull_policy(asked, candidates), cancelled=self._unwanted, progress=progress
+            return self._images.pull_first(
+                candidates, policy=pull_policy(asked, candidates), cancelled=self._unwanted, progress=progress
             )
         except Cancelled:
             self._raise_if_cancelled()

@@ -7,20 +7,23 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cronium_worker.engine.client import ContainerState
+from cronium_worker.engine.client import ENDED_WELL, ContainerState
 from cronium_worker.engine.logs import AttachedStream, StoredLog
 from cronium_worker.errors import ContainerGone, DaemonError, Detached
 from cronium_worker.execution.diskuse import DiskUse, Excess
+from cronium_worker.execution.endmarks import EndMarks
 from cronium_worker.execution.joblog import JobLog
+from cronium_worker.execution.sampling import Sampler
 from cronium_worker.execution.sandbox import CLEANUP_TIMEOUT_S, Sandbox
 from cronium_worker.execution.signals import CancelToken, Wake
+from cronium_worker.fleet.events import metrics_body
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import Job, Metrics
+from cronium_worker.workspace.staging import end_mark
 
 logger = logging.getLogger(__name__)
 
 Cause = Literal["timeout", "cancelled", "disk"]
-MEASURE_EVERY_S = 0.5
 # How long the engine may be away while a job runs, and once the worker itself has ended the job.
 PATIENCE_S = 120
 PATIENCE_AT_END_S = 30
@@ -79,8 +82,9 @@ class Follower:
         self._disk = disk
         self._wake = wake
         self._watch = Watch()
+        self._marks = EndMarks(end_mark(sandbox.workspace).encode())
         self._selector = selectors.DefaultSelector()
-        self._measure_at = 0.0
+        self._usage = Sampler(sandbox.usage, every_s=sandbox.host.settings.metrics_interval)
         self._kill_at: float | None = None
         self._give_up_at: float | None = None
         self._stall_at: float | None = None
@@ -102,8 +106,11 @@ class Follower:
                 self._read(self._sandbox.stream)
             while not self._complete() and (stream := self._read_on()) is not None:
                 self._read(stream)
+        for name, rest in self._marks.rest():
+            self._log.feed(name, rest)
         if self._over_at is None:  # the end of the output was seen first
-            self._measure()
+            self._usage.look(at_end=True)
+        self._watch.metrics, self._watch.oom_kills = self._usage.metrics, self._usage.oom_kills
         return self._watch
 
     # ---- the run
@@ -112,7 +119,7 @@ class Follower:
         """To the end of the stream, or until it is silent for too long after the end of the processes."""
         reading = False
         try:
-            while not stream.ended:
+            while not (stream.ended or self._is_marked()):
                 if reading != self._writer.has_room():
                     reading = not reading
                     if reading:
@@ -133,38 +140,33 @@ class Follower:
     def _step(self, timeout_s: float = float("inf")) -> None:
         """Wait for whatever comes first, and see to it."""
         now = time.monotonic()
-        times = (self._deadline, self._kill_at, self._give_up_at, self._stall_at, self._leave_at(), now + timeout_s)
+        watched = (self._deadline, self._kill_at, self._give_up_at, self._stall_at, self._leave_at())
+        times = (*watched, self._usage.due_s, now + timeout_s)
         due = min(at for at in times if at is not None)
         for key, _ in self._selector.select(None if due == float("inf") else max(0.0, due - now)):
             if isinstance(key.fileobj, AttachedStream):
                 for stream, data in key.fileobj.read():
-                    self._log.feed(stream, data)
+                    self._log.feed(stream, self._marks.feed(stream, data))
                 self._stall_at = None
-                if self._over_at is None and time.monotonic() >= self._measure_at:
-                    # In case this thread comes too late for the counters at the end.
-                    self._measure()
+                if self._over_at is None:
+                    self._usage.look_sometimes()
             elif key.fileobj is self._wake:
                 self._wake.clear()
             else:
                 self._over()
+        if time.monotonic() >= self._usage.due_s:
+            self._writer.put_sample(metrics_body(self._usage.sample()))
         self._enforce(time.monotonic())
 
     def _over(self) -> None:
         """The first process is gone: the last moment at which the kernel still has the counters."""
         if self._over_at is None:
-            self._measure()
+            self._usage.look(at_end=True)
             self._over_at = time.monotonic()
-            self._deadline = float("inf")
+            self._deadline = self._usage.due_s = float("inf")
             self._kill_at = self._give_up_at = None
             if self._sandbox.end is not None:
                 self._selector.unregister(self._sandbox.end)
-
-    def _measure(self) -> None:
-        metrics = self._sandbox.usage.read()
-        self._measure_at = time.monotonic() + MEASURE_EVERY_S
-        if metrics.cpu_seconds is not None:
-            self._watch.metrics = metrics
-            self._watch.oom_kills = self._sandbox.usage.oom_kills()
 
     def _enforce(self, now: float) -> None:
         if (leave_at := self._leave_at()) is not None and now >= leave_at:
@@ -200,7 +202,7 @@ class Follower:
             self._kill_at = time.monotonic() + self._job.grace_period
 
     def _kill(self) -> None:
-        self._measure()  # the engine answers to a SIGKILL when all is gone, the counters too
+        self._usage.look(at_end=True)  # the engine answers to a SIGKILL when all is gone, the counters too
         sent = self._signal("SIGKILL")
         now = time.monotonic()
         self._kill_at = None if sent else now + _SIGNAL_AGAIN_S
@@ -216,8 +218,17 @@ class Follower:
 
     # ---- the end
 
+    def _is_marked(self) -> bool:
+        """Whether the script has ended well, its container is gone, and so is all output: the engine needs some 30 ms
+        more to say so, and there is nothing else that it could say."""
+        return self._attached and self._over_at is not None and self._marks.seen
+
     def _complete(self) -> bool:
-        """Whether all output has been read of a container that has ended. Then the engine has said so."""
+        """Whether all output has been read of a container that has ended. Then the engine has said so, or the
+        launcher."""
+        if self._is_marked():
+            self._watch.state = ENDED_WELL
+            return True
         stream = self._sandbox.stream
         if stream is None or not stream.ended or (isinstance(stream, StoredLog) and not stream.whole):
             return False
@@ -271,6 +282,7 @@ class Follower:
                 except DaemonError:
                     self._tries += 1
                     continue
+                self._marks.forget()
                 self._log.rewind()
                 self._resumed_at, self._resumed_s = self._log.position, time.monotonic()
                 return stream

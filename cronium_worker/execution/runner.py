@@ -3,19 +3,21 @@
 import logging
 import threading
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
 
 from redis.exceptions import RedisError
 
-from cronium_worker.engine.images import ImageManager
+from cronium_worker.engine.images import ImageManager, first_present
 from cronium_worker.engine.inventory import OwnContainer
 from cronium_worker.errors import ClaimLost, Detached
 from cronium_worker.execution.attempt import Attempt
-from cronium_worker.execution.sandbox import Host, destroy
+from cronium_worker.execution.pool import Pool, PoolCount
+from cronium_worker.execution.sandbox import Host, Kind, destroy
 from cronium_worker.execution.signals import ActiveJobs
 from cronium_worker.fleet.events import now_iso, progress_body
 from cronium_worker.fleet.store import Claim, JobStore, Outcome
-from cronium_worker.models import ErrorInfo, JobResult, LogSummary
+from cronium_worker.models import ErrorInfo, JobResult, LogSummary, ScriptType
 from cronium_worker.models.job import DEFAULT_QUEUE
 from cronium_worker.policy import DEATH_BUDGET, FAULT_BUDGET
 
@@ -47,10 +49,32 @@ class Runner:
         self._send = send
         self._on_engine_away = on_engine_away
         self._images = ImageManager(host.engine, host.settings.registry)
+        self._pool = Pool(host, standing=self._standing_kinds)
         self._claims: dict[str, Claim] = {}
         self._newest_taken: dict[tuple[str, int], int] = {}
         self.taken = 0
         self.active = ActiveJobs()
+
+    def start(self) -> None:
+        """Keep sandboxes for jobs to come. Once what the worker before has left is adopted: what it had waiting is
+        nobody's."""
+        self._pool.start()
+
+    def close(self) -> None:
+        """After the last job: wait until nothing is left of what no job has, and of jobs that have ended."""
+        self._pool.close()
+
+    def pool_count(self) -> PoolCount:
+        return self._pool.count()
+
+    def _standing_kinds(self) -> list[Kind]:
+        """One for each type of script whose image is here. Raises DaemonError."""
+        settings, kinds = self._host.settings, []
+        for script_type in get_args(ScriptType):
+            candidates = map(settings.registry.resolve, settings.images.candidates(script_type))
+            if (found := first_present(self._host.engine, list(candidates))) is not None:
+                kinds.append(Kind(script_type=script_type, image=found[0], image_id=found[1]))
+        return kinds
 
     def renew_leases(self) -> None:
         """To be called more often than a lease lasts. Raises redis errors."""
@@ -82,9 +106,11 @@ class Runner:
         """Take a container over that a worker of this host has left, and go on with its job in a thread.
 
         To be called while no other worker of this host can be running. A container of an attempt that is not the
-        current one is destroyed; one without a record is left to the janitor. None: it was not adopted.
+        current one is destroyed, and one that waits for a job; one without a record is left to the janitor. None: it
+        was not adopted.
         """
         if container.job_id is None or container.attempt is None:
+            self._pool.destroy(partial(destroy, self._host, container))
             return None
         host = self._host.settings.host_name
         claim = self._store.adopt(container.job_id, attempt=container.attempt, host=host, node=self._node)
@@ -137,7 +163,7 @@ class Runner:
         token = self.active.add(job_id)
         self._claims[job_id] = claim
         try:
-            with Attempt(self._host, self._store, self._images, claim, token) as attempt:
+            with Attempt(self._host, self._store, self._images, self._pool, claim, token) as attempt:
                 result = run(attempt)
                 logger.info("job %s %s", job_id, result.status, extra={"attempt": claim.attempt})
                 return self._conclude(claim, result)

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import select
 import signal
+import threading
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +17,14 @@ from cronium_worker.engine.device import block_device
 from cronium_worker.engine.inventory import OwnContainer
 from cronium_worker.engine.logs import AttachedStream, StoredLog
 from cronium_worker.engine.network import ensure_network, require_network
-from cronium_worker.engine.spec import SandboxSpec, container_config
+from cronium_worker.engine.spec import SandboxSpec, changeable_limits, container_config
 from cronium_worker.engine.stats import UsageReader
 from cronium_worker.errors import ContainerCreateError, ContainerStartError, DaemonError, Fault
 from cronium_worker.execution.diskwatch import DiskWatcher
-from cronium_worker.models import Job
+from cronium_worker.models import Job, Network, Resources, ScriptType
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import directories
+from cronium_worker.workspace.assignment import Assignment, assign
 from cronium_worker.workspace.directories import Workspace
 from cronium_worker.workspace.gate import Gate
 from cronium_worker.workspace.staging import stage_job, stage_launcher
@@ -41,12 +45,34 @@ class Host:
     disk: DiskWatcher = field(default_factory=DiskWatcher)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What cannot be changed in a container that is there. `image_id`: what the image's name meant when it was made."""
+
+    script_type: ScriptType
+    image: str
+    image_id: str
+    network: str = "isolated"
+
+
+def kind_of(job: Job, image: str, image_id: str, defaults: Resources) -> Kind | None:
+    """Of which kind a sandbox must be to be used for a job; None: the job needs one that is made for it. `job`: with
+    the fleet's defaults, which are given here as well."""
+    network = job.network
+    of_its_own = network.dns or network.extra_hosts or network.mode not in ("isolated", "none")
+    # The rates of disk I/O are fixed when a container is made.
+    if of_its_own or job.resources.disk_io != defaults.disk_io:
+        return None
+    return Kind(script_type=job.script.type, image=image, image_id=image_id, network=network.mode)
+
+
 @dataclass(kw_only=True)
 class Sandbox:
     """A container that waits at its gate, or that another worker has left on either side of it.
 
     `end` is readable when its first process is gone; None where the worker cannot see the host's processes.
     `left`: its state when it was taken over. `stream`: its output, attached or stored; None: not opened yet.
+    `resources`: what it was made with, of one that waits for a job.
     """
 
     host: Host
@@ -57,11 +83,51 @@ class Sandbox:
     usage: UsageReader
     end: int | None
     left: ContainerState | None = None
+    resources: Resources | None = None
     _closed: bool = field(default=False, repr=False)
 
     @classmethod
     def create(cls, host: Host, *, job: Job, attempt: int, image: str) -> "Sandbox":
         """Make, attach and start a container for an attempt. Raises Fault; then nothing is left."""
+        return cls._make(
+            host,
+            name=_name(job, attempt),
+            script_type=job.script.type,
+            image=image,
+            resources=job.resources,
+            network=job.network,
+            labels={"cronium.job.id": job.id, "cronium.job.attempt": str(attempt)},
+        )
+
+    @classmethod
+    def prepare(cls, host: Host, kind: Kind) -> "Sandbox":
+        """Make one that waits for whatever job of its kind comes, with the fleet's default limits. Raises Fault; then
+        nothing is left."""
+        resources = host.settings.defaults
+        sandbox = cls._make(
+            host,
+            name=f"cronium.{uuid4().hex}",  # with a dot: no job's
+            script_type=kind.script_type,
+            image=kind.image,
+            resources=resources,
+            network=Network(mode=kind.network),
+            labels={},
+        )
+        sandbox.resources = resources
+        return sandbox
+
+    @classmethod
+    def _make(
+        cls,
+        host: Host,
+        *,
+        name: str,
+        script_type: ScriptType,
+        image: str,
+        resources: Resources,
+        network: Network,
+        labels: Mapping[str, str],
+    ) -> "Sandbox":
         settings = host.settings
         sandbox_id = uuid4().hex
         with ExitStack() as on_error:
@@ -78,21 +144,20 @@ class Sandbox:
                 raise ContainerCreateError(f"workspace: {reason}", retryable=True) from error
             spec = SandboxSpec(
                 sandbox_id=sandbox_id,
-                script_type=job.script.type,
+                script_type=script_type,
                 image=image,
                 workspace=workspace.root,
                 user=f"{uid}:{gid}",
-                resources=job.resources,
-                network=job.network,
+                resources=resources,
+                network=network,
                 device=device,
                 seccomp=host.seccomp,
-                job_labels={"cronium.job.id": job.id, "cronium.job.attempt": str(attempt)},
+                job_labels=labels,
             )
-            if job.network.mode == "isolated":
+            if network.mode == "isolated":
                 ensure_network(host.engine, fleet=settings.fleet)
-            elif job.network.mode != "none":
-                require_network(host.engine, job.network.mode)
-            name = f"cronium-{job.id}" if attempt == 1 else f"cronium-{job.id}-{attempt}"
+            elif network.mode != "none":
+                require_network(host.engine, network.mode)
             container_id = host.engine.create(name, container_config(spec, settings))
             on_error.callback(_remove, host.engine, container_id)
             stream = host.engine.attach(container_id)
@@ -112,6 +177,31 @@ class Sandbox:
             end=end,
         )
 
+    def waits(self) -> bool:
+        """Whether one that was prepared can still be used: its launcher is there, and so is the stream."""
+        watched = select.poll()
+        for descriptor in (self.end, self.stream):
+            if descriptor is not None:
+                watched.register(descriptor, select.POLLIN)
+        return not watched.poll(0)
+
+    def assign(self, job: Job, *, attempt: int) -> None:
+        """Make one that was prepared the job's own. Raises Fault."""
+        try:
+            assign(self.workspace, Assignment(job.id, attempt))
+        except OSError as error:
+            raise ContainerStartError(f"assignment: {error.strerror}", retryable=True) from error
+        if job.resources != self.resources:
+            self.host.engine.update(self.container_id, changeable_limits(job.resources))
+        # Its name is for people: no job waits for it.
+        threading.Thread(target=self._rename, args=(_name(job, attempt),), name="rename", daemon=True).start()
+
+    def _rename(self, name: str) -> None:
+        try:
+            self.host.engine.rename(self.container_id, name)
+        except Fault as fault:
+            logger.warning("container not renamed: %s", str(fault), extra={"container": self.container_id})
+
     def release(self, job: Job, *, attempt: int) -> None:
         """Write the job's files and open the gate: the script starts. Raises ContainerStartError."""
         try:
@@ -128,7 +218,7 @@ class Sandbox:
         with ExitStack() as on_error:
             on_error.callback(destroy, host, container)
             state = host.engine.state(container.id)
-            workspace = Workspace(host.settings.sandboxes_path / "sandboxes" / container.sandbox_id)
+            workspace = directories.named(host.settings.sandboxes_path, container.sandbox_id)
             try:
                 gate = Gate.left_by_another(workspace.control)
             except (OSError, ValueError) as error:
@@ -220,12 +310,16 @@ class Sandbox:
 def destroy(host: Host, container: OwnContainer) -> None:
     """Remove a container that a worker of this host has left, and its workspace; what cannot be removed is left to
     the janitor."""
-    workspace = Workspace(host.settings.sandboxes_path / "sandboxes" / container.sandbox_id)
+    workspace = directories.named(host.settings.sandboxes_path, container.sandbox_id)
     try:
         host.engine.remove(container.id)
         directories.remove(workspace, deadline_s=CLEANUP_TIMEOUT_S)
     except (Fault, OSError) as error:
         logger.warning("left-over container not removed: %s", str(error), extra={"container": container.id})
+
+
+def _name(job: Job, attempt: int) -> str:
+    return f"cronium-{job.id}" if attempt == 1 else f"cronium-{job.id}-{attempt}"
 
 
 def _make_workspace(settings: Settings, sandbox_id: str) -> Workspace:

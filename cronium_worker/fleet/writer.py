@@ -79,6 +79,7 @@ class LogWriter:
         self._head = _Queue(chunk)
         self._spool = Spool(spool_in, max_bytes=spool_bytes)
         self._tail = _Queue(chunk)
+        self._sample: Body | None = None
         self._closing = False
         self._error: Exception | None = None
         self._changed = threading.Condition()
@@ -106,6 +107,15 @@ class LogWriter:
                     self._spill()
             self._changed.notify_all()
 
+    def put_sample(self, body: Body) -> None:
+        """Queue a `metrics` event. One that waits is replaced: of what was used while Redis was away, nobody asks.
+        Raises what the thread failed with."""
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+            self._sample = body
+            self._changed.notify_all()
+
     def _spill(self) -> None:
         """The tail goes to disk. Where it cannot, it stays, and there is no room until the spool is empty."""
         if self._spool.add(self._tail.pieces):
@@ -122,8 +132,8 @@ class LogWriter:
 
     def _run(self) -> None:
         try:
-            while batch := self._next_batch():
-                self._write(batch)
+            while any(next_ones := self._next_batch()):
+                self._write(*next_ones)
                 self._writing = 0
                 self._on_room()
         except Exception as error:  # noqa: BLE001 - raised again in the owner's thread
@@ -134,17 +144,20 @@ class LogWriter:
             with self._changed:
                 self._spool.close()
 
-    def _next_batch(self) -> list[Piece]:
-        """All that waits, up to the batch's size; empty at the end."""
+    def _next_batch(self) -> tuple[list[Piece], Body | None]:
+        """All that waits, up to the batch's size, and a sample; nothing at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._head.pieces or self._spool or self._tail.pieces or self._closing)
+            self._changed.wait_for(
+                lambda: self._head.pieces or self._spool or self._tail.pieces or self._sample or self._closing
+            )
             batch: list[Piece] = []
             while self._writing < _BATCH_CHARACTERS and len(batch) < _BATCH_PIECES:
                 if not self._head.pieces and not self._refill():
                     break
                 batch.append(self._head.take())
                 self._writing += len(batch[-1].text)
-            return batch
+            sample, self._sample = self._sample, None
+            return batch, sample
 
     def _refill(self) -> bool:
         """What comes after the head becomes the head. False: nothing does."""
@@ -155,7 +168,7 @@ class LogWriter:
             self._head, self._tail = self._tail, self._head
         return bool(self._head.pieces)
 
-    def _write(self, batch: list[Piece]) -> None:
+    def _write(self, batch: list[Piece], sample: Body | None) -> None:
         bodies: list[Body] = []
         offsets: dict[str, str | int] = {}
         for piece in batch:
@@ -164,4 +177,6 @@ class LogWriter:
                 for start in range(0, len(piece.text), self._chunk)
             )
             offsets[f"{piece.stream}_offset"] = piece.offset
+        if sample is not None:
+            bodies.append(sample)
         self._store.write(self._claim, bodies, offsets)

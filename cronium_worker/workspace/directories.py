@@ -71,7 +71,7 @@ def create(base_path: Path, sandbox_id: str, *, uid: int, gid: int) -> Workspace
     if not _SANDBOX_ID.fullmatch(sandbox_id):
         raise ValueError(f"{sandbox_id[:80]!r} is no sandbox id")
     base_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    workspace = Workspace(base_path / _SANDBOXES / sandbox_id)
+    workspace = named(base_path, sandbox_id)
     with ExitStack() as stack:
         base = stack.enter_context(closing(os.open(base_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
         sandboxes = stack.enter_context(closing(_open_sandboxes(base)))
@@ -83,6 +83,11 @@ def create(base_path: Path, sandbox_id: str, *, uid: int, gid: int) -> Workspace
                 remove(workspace)
             raise
     return workspace
+
+
+def named(base_path: Path, sandbox_id: str) -> Workspace:
+    """The workspace of a sandbox, whether it is there or not."""
+    return Workspace(base_path / _SANDBOXES / sandbox_id)
 
 
 def existing(base_path: Path) -> list[tuple[Workspace, float]]:

@@ -18,6 +18,14 @@ def lock_host(directory: Path, *, timeout_s: float) -> int | None:
     return lock_file(directory / "jobs.lock", timeout_s=timeout_s, look_every_s=_LOOK_EVERY_S)
 
 
+def is_locked(directory: Path) -> bool:
+    """Whether a worker serves the host of this directory."""
+    descriptor = lock_host(directory, timeout_s=0)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is None
+
+
 def lock_file(path: Path, *, timeout_s: float, look_every_s: float) -> int | None:
     """Take the lock on a file, which is made if it is not there; held until the descriptor is closed. None: in time
     its holder has not given it back. Raises OSError."""

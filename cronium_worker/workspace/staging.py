@@ -52,7 +52,13 @@ def stage_job(workspace: Workspace, job: Job, *, attempt: int, host: str, uid: i
         data["input.json"] = job.input_data
     for name, value in data.items():
         _write(workspace.data / name, json_bytes(value), mode=0o644, owner=(uid, gid))
-    _write(workspace.control / START_NAME, start_script(job, attempt=attempt, event=event).encode(), mode=0o644)
+    start = start_script(job, attempt=attempt, event=event, mark=end_mark(workspace))
+    _write(workspace.control / START_NAME, start.encode(), mode=0o644)
+
+
+def end_mark(workspace: Workspace) -> str:
+    """What the launcher writes at the end of both streams. Who prints it sooner has only printed it."""
+    return f"\x1e{workspace.root.name}\x1e"
 
 
 def environment(job: Job, *, attempt: int, event: Mapping[str, Any]) -> dict[str, str]:
@@ -73,10 +79,13 @@ def environment(job: Job, *, attempt: int, event: Mapping[str, Any]) -> dict[str
     return {**values, **own}
 
 
-def start_script(job: Job, *, attempt: int, event: Mapping[str, Any]) -> str:
-    """What the launcher does behind the gate, as POSIX shell: environment, directory, interpreter.
+def start_script(job: Job, *, attempt: int, event: Mapping[str, Any], mark: str) -> str:
+    """What the launcher does behind the gate, as POSIX shell: environment, directory, interpreter, end.
 
-    The values are in a file, not in arguments: no limit of 128 KiB each, and nothing in the process list.
+    The values are in a file, not in arguments: no limit of 128 KiB each, and nothing in the process list. The shell
+    stays, deaf to signals, which the script has for itself, and says on no stream how the script was ended. It marks
+    the end of the streams if the script went well, nobody had told it to end (an engine that is stopped does), and no
+    process is left that could write there.
     """
     directory = shlex.quote(job.script.working_directory)
     lines, special = [f"mkdir -p {directory}", f"cd {directory} || exit"], []
@@ -88,7 +97,19 @@ def start_script(job: Job, *, attempt: int, event: Mapping[str, Any]) -> str:
             lines.append(f"export {assignment}")
     command = [*_ARGUMENTS[job.script.type], f"{_SCRIPTS}/{_FILES[job.script.type]}"]
     prefix = f"/usr/bin/env {' '.join(special)} " if special else ""
-    lines.append(f'exec {prefix}"$CRONIUM_INTERPRETER" {shlex.join(command)}')
+    lines += [
+        "told=",
+        "trap told=1 HUP INT QUIT PIPE ALRM TERM USR1 USR2",  # not '': the script would ignore them as well
+        "exec 4>&2 2>/dev/null",
+        # The shell's own words on how it died go nowhere: here, not on the command, or they would be the script's.
+        f'(exec 2>&4 4>&-; exec {prefix}"$CRONIUM_INTERPRETER" {shlex.join(command)})',
+        "code=$?",
+        'if [ "$code$told" = 0 ] && ! kill -0 -1; then',
+        f"    printf %s {shlex.quote(mark)}",
+        f"    printf %s {shlex.quote(mark)} >&4",
+        "fi",
+        'exit "$code"',
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -21,7 +21,7 @@ from types import FrameType
 from tests.chaos.checker import check
 from tests.chaos.fleet import ChaosHost, Fleet
 from tests.chaos.history import History
-from tests.chaos.kinds import ON_ENGINE, ON_FLEET, ON_HOST
+from tests.chaos.kinds import NEED_POOL, ON_ENGINE, ON_FLEET, ON_HOST
 from tests.chaos.load import Load
 from tests.chaos.memory import Memory
 from tests.chaos.nemesis import Nemesis, deck
@@ -46,6 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=320, help="how many, over all kinds")
     parser.add_argument("--kinds", help="only these, by names or parts of them, with commas between")
     parser.add_argument("--outstanding", type=int, default=12, help="jobs that are accepted and not finished")
+    parser.add_argument("--pool", type=int, default=0, help="sandboxes that wait on each host")
     parser.add_argument("--no-engines", action="store_true", help="no engines of its own, so none of their faults")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--keep", action="store_true", help="keep the workers' logs also when nothing was wrong")
@@ -53,15 +54,16 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen(names: str | None, *, engines: bool) -> list[str]:
-    kinds = [*ON_HOST, *ON_FLEET, *(ON_ENGINE if engines else ())]
+def chosen(names: str | None, *, engines: bool, pool: bool) -> list[str]:
+    there = [*ON_HOST, *ON_FLEET, *(ON_ENGINE if engines else ())]
+    kinds = [kind for kind in there if pool or kind not in NEED_POOL]
     wanted = [name.strip().lower() for name in names.split(",")] if names else [""]
     return [kind for kind in kinds if any(name in kind.lower() for name in wanted)]
 
 
 def main() -> int:
     asked = arguments()
-    kinds = chosen(asked.kinds, engines=not asked.no_engines)
+    kinds = chosen(asked.kinds, engines=not asked.no_engines, pool=asked.pool > 0)
     if asked.list or not kinds:
         say("\n".join(kinds or [f"there is no kind {asked.kinds}: see --list"]))
         return 0 if kinds else 2
@@ -69,7 +71,8 @@ def main() -> int:
     started = time.monotonic()
     history = History(seed=asked.seed)
     with _root() as root:
-        run(history, root, deck(kinds, asked.faults, Random(asked.seed)), outstanding=asked.outstanding)
+        cards = deck(kinds, asked.faults, Random(asked.seed))
+        run(history, root, cards, outstanding=asked.outstanding, pool=asked.pool)
         with (root / LOGS / "history.pickle").open("wb") as file:
             pickle.dump(history, file)
         report = check(history)
@@ -102,12 +105,12 @@ def _root() -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def run(history: History, root: Path, cards: Sequence[str], *, outstanding: int) -> None:
+def run(history: History, root: Path, cards: Sequence[str], *, outstanding: int, pool: int = 0) -> None:
     """All of a run but for the judgement. Returns when the fleet is down."""
     of_engines = [card for card in cards if card in ON_ENGINE]
     others = [card for card in cards if card not in ON_ENGINE]
     with ExitStack() as parts:
-        fleet = Fleet(root)
+        fleet = Fleet(root, pool=pool)
         history.lease_ttl_s = fleet.lease_ttl_s
         parts.callback(fleet.close)
         memory = parts.enter_context(Memory(fleet, history))

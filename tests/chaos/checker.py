@@ -66,6 +66,7 @@ class Report:
 def check(history: History) -> Report:
     report = Report()
     by_job: dict[str, list[Run]] = defaultdict(list)
+    history.runs = [run for run in history.runs if run.job_id]  # others have waited for a job, and none came
     for run in sorted(history.runs, key=lambda run: run.started):
         by_job[run.job_id].append(run)
     touched: dict[str, list[Fault]] = defaultdict(list)

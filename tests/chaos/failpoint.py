@@ -59,6 +59,13 @@ ADOPTION_STEPS = {
     "taking over": Step(f"{_EXECUTION}.sandbox", "Sandbox.take_over", after=True),
 }
 
+# Of a job that gets a sandbox that waits.
+POOL_STEPS = {
+    "taken": Step(f"{_EXECUTION}.pool", "Pool._take", after=True),
+    "assigned": Step(f"{_EXECUTION}.sandbox", "Sandbox.assign", after=True),
+    "renamed": Step("cronium_worker.engine.client", "Engine.rename", after=True),
+}
+
 
 def file_of(directory: Path, step: str) -> Path:
     return directory / step.replace(" ", "-")
@@ -96,7 +103,7 @@ def _wrapped(function: Callable[..., Any], file: Path, *, after: bool) -> Callab
 
 def install(directory: Path) -> None:
     """Wrap the function of every step."""
-    for name, step in (STEPS | ADOPTION_STEPS).items():
+    for name, step in (STEPS | ADOPTION_STEPS | POOL_STEPS).items():
         owner, attribute = place(step)
         found = vars(owner)[attribute]
         if isinstance(found, classmethod):

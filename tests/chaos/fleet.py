@@ -190,13 +190,13 @@ class ChaosHost:
 class Fleet:
     """Some hosts on one Redis. Everything is below `root`, and stopped by `close`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, pool: int = 0) -> None:
         self.root = root
         self.redis = OwnRedis(root)
         in_starter(self.redis.start)
         self.name = f"chaos-{root.name[-6:]}"
         keep = {name: value for name, value in os.environ.items() if not name.startswith("CRONIUM_")}
-        own = {"CRONIUM_REDIS_URL": self.redis.url, "CRONIUM_FLEET": self.name}
+        own = {"CRONIUM_REDIS_URL": self.redis.url, "CRONIUM_FLEET": self.name, "CRONIUM_POOL__SIZE": str(pool)}
         self.env = keep | own
         # Of this process, which is the producer.
         for name in [name for name in os.environ if name.startswith("CRONIUM_")]:

@@ -5,9 +5,10 @@ They touch only what this run has started: processes by their id, containers of 
 
 import contextlib
 import itertools
+import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -17,7 +18,7 @@ from docker.models.containers import Container
 
 from cronium_worker.fleet.store import record_key
 from cronium_worker.tasks import execute_job
-from tests.chaos.failpoint import ADOPTION_STEPS, STEPS
+from tests.chaos.failpoint import ADOPTION_STEPS, POOL_STEPS, STEPS
 from tests.chaos.fleet import LEASE_TTL_S, QUEUE, ChaosHost, Fleet, in_starter, within
 from tests.chaos.history import Fault
 from tests.chaos.load import Load
@@ -223,19 +224,23 @@ def beat_killed(scene: Scene, fault: Fault) -> None:
 # ---- containers, by hand
 
 
+def _job_of(container: Container, jobs: Collection[str]) -> str | None:
+    """By its name: one that has waited for its job has no label of it."""
+    return next((job for job in jobs if re.fullmatch(rf"cronium-{re.escape(job)}(-\d+)?", container.name)), None)
+
+
 def _by_hand(act: Callable[[Scene, Container], None]) -> OnFleet:
     def touch(scene: Scene, fault: Fault) -> None:
         def find() -> bool:
             jobs = scene.load.on_host(statuses=("running",))
             for host in scene.random.sample(scene.fleet.hosts, len(scene.fleet.hosts)):
                 with contextlib.closing(host.engine()) as client:
-                    labels = [f"cronium.host={host.name}", "cronium.job.id"]
-                    there = client.containers.list(filters={"label": labels}, ignore_removed=True)
-                    ours = [container for container in there if container.labels["cronium.job.id"] in jobs]
+                    there = client.containers.list(filters={"label": f"cronium.host={host.name}"}, ignore_removed=True)
+                    ours = [(container, job) for container in there if (job := _job_of(container, jobs)) is not None]
                     if not ours:
                         continue
-                    container = scene.random.choice(ours)
-                    fault.host, fault.jobs = host.name, [container.labels["cronium.job.id"]]
+                    container, job = scene.random.choice(ours)
+                    fault.host, fault.jobs = host.name, [job]
                     fault.began = time.time()
                     try:
                         act(scene, container)
@@ -314,8 +319,9 @@ ON_HOST: dict[str, OnHost] = {
     "upgrade of the host": upgrade_host,
     "jobs node frozen briefly": _frozen(_BRIEFLY_S),
     "jobs node frozen, lease lapsed": _frozen(_DEAD_S),
-    **{f"killed at: {step}": _dies_at(step) for step in STEPS | ADOPTION_STEPS},
+    **{f"killed at: {step}": _dies_at(step) for step in STEPS | ADOPTION_STEPS | POOL_STEPS},
 }
+NEED_POOL = frozenset(f"killed at: {step}" for step in POOL_STEPS)
 ON_FLEET: dict[str, OnFleet] = {
     "message sent twice": message_twice,
     "message deleted": message_deleted,

@@ -13,10 +13,10 @@ _WEIGHTS: dict[Kind, int] = {
 }  # fmt: skip
 _FAIL_EXIT, RETRY_EXIT = 9, 7
 _RETRY_ATTEMPTS = 3
-# The first line of every run: its attempt, its container, and a number that no other run has.
-_HEADER = re.compile(r"run (\d+) ([0-9a-f]+) ([0-9a-f-]{36})\n")
+# The first line of every run: its attempt, its job, its container, and a number that no other run has.
+_HEADER = re.compile(r"run (\d+) (\S+) ([0-9a-f]+) ([0-9a-f-]{36})\n")
 _SCRIPT = """\
-echo "run $CRONIUM_ATTEMPT $HOSTNAME $(< /proc/sys/kernel/random/uuid)"
+echo "run $CRONIUM_ATTEMPT $CRONIUM_JOB_ID $HOSTNAME $(< /proc/sys/kernel/random/uuid)"
 value=$(cronium_input)
 for ((n = 1; n <= {lines}; n++)); do
     echo "out $CRONIUM_ATTEMPT $n"
@@ -101,7 +101,7 @@ class Plan:
 
 
 def header_of(text: str) -> tuple[str, str] | None:
-    """The attempt and the container that the first line of a run names."""
+    """The attempt and the job that the first line of a run names."""
     found = _HEADER.match(text)
     return (found[1], found[2]) if found else None
 

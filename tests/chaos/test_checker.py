@@ -10,7 +10,7 @@ import pytest
 
 from cronium_worker.models import ErrorInfo, JobResult, LogSummary, Output
 from tests.chaos.checker import Report, check
-from tests.chaos.failpoint import ADOPTION_STEPS, STEPS, place
+from tests.chaos.failpoint import ADOPTION_STEPS, POOL_STEPS, STEPS, place
 from tests.chaos.history import Fault, History, Run
 from tests.chaos.nemesis import deck
 from tests.chaos.plans import Plan, draw
@@ -26,7 +26,7 @@ def iso(at: float) -> str:
 
 
 def header(attempt: int) -> str:
-    return f"run {attempt} {attempt:012x} 00000000-0000-0000-0000-{attempt:012d}\n"
+    return f"run {attempt} {JOB} {attempt:012x} 00000000-0000-0000-0000-{attempt:012d}\n"
 
 
 class Story:
@@ -353,9 +353,9 @@ def test_recovery_counts_from_the_fault_to_the_last_job_that_goes_on() -> None:
     assert events[2]["status"] == "running"
 
 
-@pytest.mark.parametrize("name", [*STEPS, *ADOPTION_STEPS])
+@pytest.mark.parametrize("name", [*STEPS, *ADOPTION_STEPS, *POOL_STEPS])
 def test_every_failpoint_is_a_function_of_the_product(name: str) -> None:
-    assert place((STEPS | ADOPTION_STEPS)[name])
+    assert place((STEPS | ADOPTION_STEPS | POOL_STEPS)[name])
 
 
 def test_the_same_seed_draws_the_same() -> None:

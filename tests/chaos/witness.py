@@ -4,6 +4,7 @@ Nothing of it comes from the code under test: a log line can get lost together w
 """
 
 import contextlib
+import re
 import threading
 import time
 from datetime import datetime
@@ -14,8 +15,11 @@ import requests
 
 from tests.chaos.fleet import ChaosHost
 from tests.chaos.history import Run
+from tests.chaos.plans import header_of
 
 _PAUSE_S = 0.05
+# What the launcher ends the log with (workspace.staging.end_mark).
+_END_MARK = re.compile(rb"\x1e[0-9a-f]{32}\x1e$")
 _TRANSPORT = (requests.exceptions.RequestException, docker.errors.DockerException, OSError, ValueError)
 
 
@@ -95,6 +99,14 @@ class Witness:
         self._readers = [*(thread for thread in self._readers if thread.is_alive()), reader]
         reader.start()
 
+    def _show(self, run: Run, text: str) -> None:
+        if len(text) < len(run.text):
+            return
+        run.text = text
+        if not run.job_id and (header := header_of(text)) is not None:
+            # It has waited for a job, and begins with it.
+            run.attempt, run.job_id, run.started = int(header[0]), header[1], time.time()
+
     def _read(self, run: Run) -> None:
         """The container's standard output, to its end; from the start again after a break."""
         while not self._stopped.is_set():
@@ -105,8 +117,7 @@ class Witness:
                     logs = client.api.logs(run.container, stdout=True, stderr=False, stream=True, follow=True)
                     for piece in logs:
                         text += piece
-                        if len(text) >= len(run.text):
-                            run.text = text.decode()
+                        self._show(run, _END_MARK.sub(b"", text).decode())
                     if run.ended is not None or client.api.inspect_container(run.container)["State"]["Status"] in (
                         "exited", "dead", "removing",
                     ):  # fmt: skip

@@ -19,6 +19,7 @@ from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import Job, JobResult
 from cronium_worker.nodes import make_host
 from cronium_worker.settings import Settings
+from tests.conftest import wait_until
 from tests.integration.shifts import Case, cases
 
 
@@ -55,6 +56,7 @@ class Bench:
     def run(self, **fields: Any) -> Ran:
         job = self.register(**fields)
         self.take(job)
+        wait_until(lambda: self.runner.pool_count().leaving == 0, what="nothing left of the job")
         result = self.store.result(job.id)
         assert isinstance(result, JobResult)
         return Ran(job, result, list(self.store.events(job.id)))
@@ -71,6 +73,13 @@ class Bench:
         thread.start()
         self.threads.append(thread)
         return job
+
+    def settle(self) -> None:
+        """Wait until all jobs have ended, and nothing of theirs is left."""
+        for thread in self.threads:
+            thread.join(timeout=60)
+            assert not thread.is_alive()
+        self.runner.close()
 
 
 @pytest.fixture(scope="session")
@@ -93,21 +102,20 @@ def make_bench(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) 
     """A bench with other settings than the session's. Nothing may be left after the test."""
     made: list[Bench] = []
 
-    def make(**changed: Any) -> Bench:
-        settings = host.settings.model_copy(update=changed)
+    def make(*, on: Host = host, **changed: Any) -> Bench:
+        settings = on.settings.model_copy(update=changed)
         sent: defaultdict[str, SimpleQueue[None]] = defaultdict(SimpleQueue)
 
         def send(job_id: str) -> None:
             sent[job_id].put(None)
 
-        bench = Bench(Runner(replace(host, settings=settings), store, send=send), store, sent)
+        bench = Bench(Runner(replace(on, settings=settings), store, send=send), store, sent)
         made.append(bench)
         return bench
 
     yield make
-    for thread in [thread for bench in made for thread in bench.threads]:
-        thread.join(timeout=60)
-        assert not thread.is_alive()
+    for bench in made:
+        bench.settle()
     assert leftovers() == []
 
 

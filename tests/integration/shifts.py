@@ -9,6 +9,7 @@ from cronium_worker.engine.images import ImageManager
 from cronium_worker.engine.inventory import OwnContainer, own_containers
 from cronium_worker.errors import Detached
 from cronium_worker.execution.attempt import Attempt
+from cronium_worker.execution.pool import Pool
 from cronium_worker.execution.sandbox import Host
 from cronium_worker.execution.signals import CancelToken
 from cronium_worker.fleet.events import Event
@@ -20,7 +21,7 @@ from tests.conftest import wait_until
 class Shift:
     """What one worker does with the attempt, in a thread of its own. Ends with its result, or with its leaving."""
 
-    def __init__(self, work: Callable[[Attempt], JobResult], attempt: Attempt, token: CancelToken) -> None:
+    def __init__(self, work: Callable[[Attempt], JobResult], attempt: Attempt, token: CancelToken, pool: Pool) -> None:
         self.token = token
         self._outcome: JobResult | Exception | None = None
 
@@ -30,6 +31,7 @@ class Shift:
                     self._outcome = work(attempt)
             except Exception as error:  # noqa: BLE001 - raised in the test
                 self._outcome = error
+            pool.close()
 
         self.thread = threading.Thread(target=run, name="shift")
         self.thread.start()
@@ -76,7 +78,8 @@ class Case:
     def _shift(self, claim: Claim, work: Callable[[Attempt], JobResult]) -> Shift:
         token = CancelToken()
         images = ImageManager(self.host.engine, self.host.settings.registry)
-        self.shifts.append(Shift(work, Attempt(self.host, self.store, images, claim, token), token))
+        pool = Pool(self.host)
+        self.shifts.append(Shift(work, Attempt(self.host, self.store, images, pool, claim, token), token, pool))
         return self.shifts[-1]
 
     def container(self) -> OwnContainer:

@@ -262,6 +262,7 @@ import os, signal, sys
 from cronium_worker.engine.client import Engine
 from cronium_worker.engine.images import ImageManager
 from cronium_worker.execution.attempt import Attempt
+from cronium_worker.execution.pool import Pool
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.execution.signals import CancelToken
 from cronium_worker.fleet.store import JobStore, connect
@@ -279,7 +280,7 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 exec(sys.argv[3])
-with Attempt(host, store, ImageManager(host.engine, settings.registry), claim, CancelToken()) as attempt:
+with Attempt(host, store, ImageManager(host.engine, settings.registry), Pool(host), claim, CancelToken()) as attempt:
     result = attempt.run()
     print(result.status, flush=True)
     signal.pause()  # the result was never written

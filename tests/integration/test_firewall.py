@@ -407,6 +407,7 @@ def test_many_jobs_at_once_leave_neither_network_nor_rule(
     jobs = [bench.start(script={"type": "python", "content": ""}) for _ in range(60)]
     for thread in bench.threads:
         thread.join(timeout=120)
+    bench.settle()
     assert {getattr(bench.store.result(job.id), "status", None) for job in jobs} == {"completed"}
     assert there() == before
     assert rig_host.client.containers.list(all=True) == []

@@ -306,8 +306,7 @@ def test_a_running_job_survives_a_sweep(bench: Bench, planter: Planter, janitor:
     result = store.result(job.id)
     assert result is not None
     assert result.status == "completed"
-    for thread in bench.threads:  # the container goes after the result is out
-        thread.join()
+    bench.settle()  # the container goes after the result is out
 
 
 def test_without_the_records_nothing_is_removed(planter: Planter, host: Host) -> None:

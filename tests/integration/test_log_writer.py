@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 
 from cronium_worker.errors import ClaimLost
+from cronium_worker.fleet.events import metrics_body
 from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, connect, record_key
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import Job
@@ -144,6 +145,38 @@ def test_while_redis_is_slow_text_is_gathered(
     # The first line went alone, perhaps with some more; the others had to wait and came together.
     assert 5 <= len(logged(store, claim)) <= 10
     assert store.record(claim.job.id)["stdout_offset"] == "5000"
+
+
+def samples(store: JobStore, claim: Claim) -> list[int]:
+    return [event["n"] for event in store.events(claim.job.id) if event["type"] == "metrics"]
+
+
+def test_a_sample_is_written_at_once_also_without_text(store: JobStore, claim: Claim, room: Room) -> None:
+    writer = LogWriter(store, claim, chunk=1000, on_room=room)
+
+    writer.put_sample(metrics_body({"n": 1}))
+    wait_until(lambda: samples(store, claim) == [1], what="the sample")
+    writer.put("stdout", "one\n", offset=4)
+    writer.put_sample(metrics_body({"n": 2}))
+    writer.close()
+
+    assert samples(store, claim) == [1, 2]
+    assert logged(store, claim) == [("stdout", "one\n")]
+    assert store.record(claim.job.id)["stdout_offset"] == "4"
+
+
+def test_of_the_samples_that_wait_the_newest_is_written(
+    store: JobStore, claim: Claim, room: Room, slow_redis: Callable[[], None]
+) -> None:
+    writer = LogWriter(store, claim, chunk=1000, on_room=room)
+
+    for number in range(100):
+        writer.put_sample(metrics_body({"n": number}))
+    slow_redis()
+    writer.close()
+
+    assert samples(store, claim)[-1] == 99
+    assert len(samples(store, claim)) <= 3
 
 
 def test_a_change_of_stream_is_not_gathered_away(

@@ -64,7 +64,8 @@ def test_workspaces_without_a_container_are_removed_at_the_start(
 
             wait_until(lambda: not gone.exists(), what="the files without a container removed")
             wait_until(lambda: job.store.result(job.job.id), what="the adopted job's result")
-            wait_until(lambda: node._runner.active.ids() == [], what="its container destroyed")
+            wait_until(lambda: node._runner.active.ids() == [], what="its end")
+            wait_until(lambda: node._runner.pool_count().leaving == 0, what="its container destroyed")
             assert job.text() == 'begun\n"there"'
             assert {path.name for path in kept.parent.iterdir()} == {kept.name}
             assert (kept / "output").is_dir()

@@ -64,8 +64,9 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]
 @pytest.fixture(scope="module")
 def parent(engine: Engine) -> str:
     """A runner image of this host."""
-    here = first_present(engine, Images().candidates("bash"))
-    assert here is not None, "no runner image: run the tests with `make test`"
+    here, _ = first_present(engine, Images().candidates("bash")) or pytest.fail(
+        "no runner image: run the tests with `make test`"
+    )
     return here
 
 

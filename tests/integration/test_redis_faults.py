@@ -52,9 +52,7 @@ def patient_bench(host: Host, store: JobStore, leftovers: Callable[[], list[str]
     sent: defaultdict[str, SimpleQueue[None]] = defaultdict(SimpleQueue)
     bench = Bench(Runner(host, store, send=lambda job_id: sent[job_id].put(None)), store, sent)
     yield bench
-    for thread in bench.threads:
-        thread.join(60)
-        assert not thread.is_alive()
+    bench.settle()
     assert leftovers() == []
 
 

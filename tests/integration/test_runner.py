@@ -3,9 +3,11 @@
 import hashlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from cronium_worker.engine.client import Engine
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
 from tests.integration.scripts import LANGUAGES, exits_with, says, script
@@ -430,3 +432,116 @@ def test_a_second_delivery_does_not_run_the_job_again(bench: Bench) -> None:
     list(bench.store.follow(job.id))
     assert bench.runner.run(job.id) == bench.store.result(job.id)
     assert [e["data"] for e in bench.store.events(job.id) if e["type"] == "log"] == ["once\n"]
+
+
+def test_samples_of_what_it_uses_are_events(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(metrics_interval=0.5)
+    spin = "import time\nuntil = time.monotonic() + 2.5\nwhile time.monotonic() < until: pass"
+    ran = bench.run(script={"type": "python", "content": spin}, resources={"cpu": 0.5})
+    samples = [event for event in ran.events if event["type"] == "metrics"]
+
+    assert len(samples) >= 2
+    assert 0 < samples[-1]["cpu_percent"] <= 70
+    assert samples[-1]["memory_bytes"] > 1024 * 1024
+    assert samples[-1]["pids"] >= 2
+    seconds = [sample["cpu_seconds"] for sample in samples]
+    assert seconds == sorted(seconds)
+    peak = ran.result.metrics.cpu_percent_peak
+    assert peak is not None
+    assert peak == max(peak, *(sample["cpu_percent"] or 0 for sample in samples))
+
+
+def test_without_an_interval_there_are_no_samples(make_bench: Callable[..., Bench]) -> None:
+    ran = make_bench(metrics_interval=0).run(script={"type": "bash", "content": "sleep 1"})
+
+    assert [event for event in ran.events if event["type"] == "metrics"] == []
+    assert ran.result.metrics.cpu_percent_peak is not None
+
+
+# ---- the end, as the launcher marks it
+
+END_MARK = "\x1e"
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Containers whose end the engine was asked for."""
+    asked: list[str] = []
+    wait = Engine.wait
+
+    def noted(engine: Engine, container_id: str, *, timeout_s: int) -> Any:
+        asked.append(container_id)
+        return wait(engine, container_id, timeout_s=timeout_s)
+
+    monkeypatch.setattr(Engine, "wait", noted)
+    return asked
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_script_that_went_well_needs_no_word_of_the_engine(bench: Bench, waits: list[str], language: str) -> None:
+    ran = bench.run(script=says(language, "hi"))
+
+    assert (ran.result.status, ran.result.exit_code) == ("completed", 0)
+    assert (ran.text("stdout"), ran.text("stderr")) == ("hi\n", "")
+    assert (ran.result.log.bytes, ran.result.log.lines) == (3, 1)
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("exit 3", "kill -SEGV $$", "sleep 60 & echo hi", "(trap '' TERM HUP; setsid sleep 60) & sleep 0.1"),
+        "trap 'exit 0' TERM; kill -TERM 0; sleep 1",
+    ],
+    ids=["failed", "died", "left a process", "left a daemon", "was told to end"],
+)
+def test_otherwise_the_engine_is_asked(bench: Bench, waits: list[str], content: str) -> None:
+    ran = bench.run(script={"type": "bash", "content": content})
+
+    assert len(waits) == 1
+    assert END_MARK not in ran.text("stdout") + ran.text("stderr")
+
+
+@pytest.mark.parametrize(("content", "code"), [("kill -KILL $$", 137), ("kill -SEGV $$", 139), ("kill -TERM $$", 143)])
+def test_the_launcher_says_nothing_of_how_a_script_died(bench: Bench, content: str, code: int) -> None:
+    ran = bench.run(script={"type": "bash", "content": content})
+
+    assert ran.result.exit_code == code
+    assert (ran.text("stdout"), ran.text("stderr")) == ("", "")
+
+
+FORGES = r"""
+mark=$(sed -n "s/.*printf %s '\(.*\)'$/\1/p; s/.*printf %s \(.[0-9a-f]*.\)$/\1/p" /run/cronium/start.sh | head -1)
+[ -n "$mark" ]
+printf 'a%sb' "$mark"; printf '%s' "$mark" >&2
+sleep 0.5
+echo after; echo after >&2
+"""
+
+
+def test_a_script_that_prints_the_mark_has_only_printed_it(bench: Bench) -> None:
+    ran = bench.run(script={"type": "bash", "content": FORGES})
+
+    assert ran.result.status == "completed", ran.text("stderr")
+    assert ran.text("stdout").endswith("after\n")
+    assert ran.text("stdout").count(END_MARK) == 2
+    assert ran.text("stderr").endswith("after\n")
+
+
+def test_streams_that_are_closed_or_unfinished_end_as_well(bench: Bench) -> None:
+    ran = bench.run(script={"type": "bash", "content": "printf 'no newline'; exec 2>&- 1>&-"})
+
+    assert (ran.result.status, ran.text("stdout")) == ("completed", "no newline")
+
+
+SIGNALS = """
+import signal
+for number in (1, 2, 3, 10, 12, 13, 14, 15):
+    print(number, signal.getsignal(number) not in (signal.SIG_IGN, None), end=" ")
+"""
+
+
+def test_the_script_has_the_signals_of_a_fresh_start(bench: Bench) -> None:
+    ran = bench.run(script={"type": "python", "content": SIGNALS})
+    # Python itself ignores SIGPIPE (13).
+    assert ran.text("stdout") == " ".join(f"{n} {n != 13}" for n in (1, 2, 3, 10, 12, 13, 14, 15)) + " "

@@ -37,9 +37,7 @@ def recorded(recorder: Recorder, host: Host, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_workers_whole_life_needs_few_calls(
     recorder: Recorder, recorded: Host, make_bench: Callable[..., Bench], store: JobStore
 ) -> None:
-    bench = make_bench()
-    bench.runner._host = recorded
-    bench.runner._images = type(bench.runner._images)(recorded.engine, recorded.settings.registry)
+    bench = make_bench(on=recorded)
     for language in LANGUAGES:
         assert bench.run(script=says(language, "hi")).result.status == "completed"
     late = bench.run(script=says("bash", "late", then_sleep_s=60), timeout=0.5, grace_period=0.2)

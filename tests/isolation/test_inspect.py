@@ -90,7 +90,7 @@ def test_a_seccomp_profile_reaches_the_container_as_json_and_has_its_effect(
     expected = {"HostConfig.SecurityOpt": ["no-new-privileges:true", f"seccomp={MINIMAL_SECCOMP}"]}
     assert changed(make_sandbox("bash", host=other, id="golden"), "bash") == expected
 
-    bench = make_bench()
-    bench.runner._host = other
-    ran = bench.run(script={"type": "bash", "content": "mkdir /tmp/x || echo denied"}, network={"mode": "none"})
+    ran = make_bench(on=other).run(
+        script={"type": "bash", "content": "mkdir /tmp/x || echo denied"}, network={"mode": "none"}
+    )
     assert (ran.text("stdout"), "not permitted" in ran.text("stderr")) == ("denied\n", True)

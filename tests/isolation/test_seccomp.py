@@ -37,9 +37,7 @@ NEWEST = 470  # listns, of Linux 6.19
 def bench(make_bench: Callable[..., Bench], host: Host) -> Bench:
     """As a worker with the profile in its settings makes it."""
     security = host.settings.security.model_copy(update={"seccomp_profile": PATH})
-    bench = make_bench(security=security)
-    bench.runner._host = replace(bench.runner._host, seccomp=confinement(host.engine, security))
-    return bench
+    return make_bench(on=replace(host, seccomp=confinement(host.engine, security)), security=security)
 
 
 def named(action: str) -> set[str]:

@@ -17,6 +17,7 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from cronium_worker.models import Job
+from tests.conftest import wait_until
 from tests.integration.conftest import Bench, Ran
 from tests.isolation.catalogue import Attack, Outcome, Refusal
 from tests.isolation.steps import Link, Step, written_in
@@ -138,6 +139,7 @@ class Trial:
         self.canary_reads += sum(canary.shown_in(log) for canary in self.canaries)
         self.canary_writes = sum(canary.written() for canary in self.canaries)
         self.crashes += [line for line in heard.lines if line.startswith(("ERROR", "CRITICAL"))]
+        wait_until(lambda: self._bench.runner.pool_count().leaving == 0, timeout_s=60, what="the last clean-up")
         self.residue = self._leftovers()
         return [verdict for job, (group, language) in zip(jobs, todo, strict=True)
                 for verdict in self._judge(job, group, language)]  # fmt: skip

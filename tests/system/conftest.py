@@ -81,6 +81,7 @@ def fleet(
         "CRONIUM_HOST_NAME": settings.host_name,
         "CRONIUM_BASE_PATH": str(settings.base_path),
         "CRONIUM_RESULT_TTL": "600",
+        "CRONIUM_POOL__SIZE": os.environ["CRONIUM_POOL__SIZE"],
         "CRONIUM_SECRET_KEYS": os.environ["CRONIUM_SECRET_KEYS"],
     }
     fleet = Fleet(environment, f"queue-{settings.host_name}", tmp_path_factory.mktemp("worker") / "log")

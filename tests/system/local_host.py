@@ -35,6 +35,7 @@ class LocalHost:
             "CRONIUM_HOST_NAME": self.name,
             "CRONIUM_BASE_PATH": str(self.base_path),
             "CRONIUM_RESULT_TTL": "600",
+            "CRONIUM_POOL__SIZE": os.environ["CRONIUM_POOL__SIZE"],
             "CRONIUM_LEASE_TTL": "3",
             "CRONIUM_ORPHAN_RETENTION": "1",
         }

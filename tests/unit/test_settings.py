@@ -204,14 +204,13 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
     assert len(message.splitlines()) == 1
 
 
-def test_a_uid_pool_has_one_for_each_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRONIUM_SECURITY__UID_POOL", "20000-20007")
+def test_a_uid_pool_has_one_for_each_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRONIUM_POOL__SIZE", "4")
+    monkeypatch.setenv("CRONIUM_SECURITY__UID_POOL", "20000-20011")
     assert load_settings().concurrency == 8
 
-    monkeypatch.setenv("CRONIUM_SECURITY__UID_POOL", "20000-20006")
-    with pytest.raises(
-        ConfigurationError, match=r"^CRONIUM_CONCURRENCY: more than the 7 uids of CRONIUM_SECURITY__UID"
-    ):
+    monkeypatch.setenv("CRONIUM_POOL__SIZE", "5")
+    with pytest.raises(ConfigurationError, match=r"^CRONIUM_CONCURRENCY: 8 slots and CRONIUM_POOL__SIZE=5 .* 12 uids"):
         load_settings()
 
 

@@ -164,7 +164,7 @@ def test_an_event_too_large_for_a_variable_is_in_its_file_only(size: int, kept: 
 
 def delivered(sh: list[str], started: Job, tmp_path: Path) -> dict[str, str]:
     """The environment that a program gets: the interpreter is env(1), its script's name the option -0."""
-    text = start_script(started, attempt=1, event={}).replace("/workspace/scripts/main.py", "-0")
+    text = start_script(started, attempt=1, event={}, mark="END").replace("/workspace/scripts/main.py", "-0")
     path = tmp_path / "start.sh"
     path.write_bytes(text.encode())
     ran = subprocess.run(
@@ -279,7 +279,7 @@ def test_the_interpreter_gets_its_arguments_and_directory(
     script = {"type": kind, "content": "", "working_directory": directory}
     started = Job.model_validate({"script": script, "environment": special})
     path = tmp_path / "start.sh"
-    path.write_text(start_script(started, attempt=1, event={}))
+    path.write_text(start_script(started, attempt=1, event={}, mark="END"))
 
     ran = subprocess.run(
         [*sh, str(path)],
