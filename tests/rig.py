@@ -194,7 +194,8 @@ class Rig:
         self.root = _PARENT / f"{_PREFIX}{name}"
         self.bridge = Bridge(name, first_subnet=os.getpid())
         keep = {key: value for key, value in os.environ.items() if not key.startswith(("CRONIUM_", "DOCKER_"))}
-        env = keep | {"CRONIUM_REDIS_URL": redis_url, "CRONIUM_FLEET": fleet, "CRONIUM_RESULT_TTL": "600"}
+        own = {"CRONIUM_REDIS_URL": redis_url, "CRONIUM_FLEET": fleet, "CRONIUM_RESULT_TTL": "600"}
+        env = keep | own | {"CRONIUM_POOL__SIZE": os.environ.get("CRONIUM_POOL__SIZE", "0")}
         self.hosts = [
             # As the name of a link it has 15 characters at most.
             RigHost(f"{name}.{number}", self.root / str(number), self.bridge, number, env)

@@ -128,7 +128,8 @@ def assert_cancelled(async_result: Any, leftovers: Callable[[], list[str]]) -> N
         async_result.get(timeout=TIMEOUT_S)
     assert (caught.value.result.status, async_result.state) == ("cancelled", "FAILURE")
     assert result(async_result.id) == caught.value.result
-    assert not [name for name in leftovers() if async_result.id in name]
+    # The container goes after the result is out.
+    wait_until(lambda: not [name for name in leftovers() if async_result.id in name], what="its container gone")
 
 
 def test_beyond_loopback_there_must_be_a_login(fleet: Fleet) -> None:
