@@ -14,6 +14,7 @@ from benchmarks import attacks
 from benchmarks.fleet import running_worker
 from benchmarks.housekeeping import pull_to_all_hosts, sweep_orphans
 from benchmarks.jobs import docker_run, enqueue_to_result, lines_lost, plain_celery, raw_cycle
+from benchmarks.load import burst, idle, running, throughput
 from benchmarks.measure import Figure
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
@@ -32,6 +33,10 @@ def main() -> None:
             figures += [
                 enqueue_to_result(language, queue, ROUNDS, floor, warm=True, network=network) for language in LANGUAGES
             ]
+    figures += throughput(40)
+    figures += burst(200)
+    figures += idle(8)
+    figures += running(64)
     figures += sweep_orphans(200)
     figures += pull_to_all_hosts(rounds=5, megabytes=50)
     show(figures)

@@ -1,6 +1,7 @@
 """What a job costs: from enqueueing to its result, beside the engine's own calls for the same container."""
 
 import subprocess
+from typing import Self
 
 import docker
 from docker.utils import kwargs_from_env
@@ -31,36 +32,50 @@ def docker_run(rounds: int, floor: Figure) -> Figure:
     return figure("docker run of echo", "ms", samples, floor)
 
 
+def plain_arguments() -> list[object]:
+    """Of the plain task: the same limits on the same network."""
+    options = {"network": NETWORK_NAME, "mem_limit": "512m", "nano_cpus": 500_000_000}
+    return [_image(), ["bash", "-c", "echo hi"], options]
+
+
 def plain_celery(rounds: int, floor: Figure) -> Figure:
     """A Celery task around the SDK's `containers.run`, with the same limits on the same network."""
-    options = {"network": NETWORK_NAME, "mem_limit": "512m", "nano_cpus": 500_000_000}
-    arguments = [_image(), ["bash", "-c", "echo hi"], options]
+    arguments = plain_arguments()
     with plain_worker() as queue:
         samples = timed_ms(lambda: run.apply_async(arguments, queue=queue).get(timeout=TIMEOUT_S), rounds)
     return figure("enqueue → result, plain Celery task", "ms", samples, floor)
 
 
-def raw_cycle(rounds: int) -> Figure:
+class RawCycle:
     """The floor: create, attach, start, read to the end, wait, remove on the same network; nothing else."""
-    api = docker.APIClient(**kwargs_from_env(), version="auto", timeout=TIMEOUT_S)
-    config = {
-        "Image": _image(),
-        "Cmd": ["bash", "-c", "echo hi"],
-        "HostConfig": {"NetworkMode": NETWORK_NAME, "Memory": 2**29, "CpuQuota": 50_000, "CpuPeriod": 100_000},
-    }
 
-    def cycle() -> None:
-        container = api.create_container_from_config(config)["Id"]
-        output = api.attach(container, stream=True)
-        api.start(container)
+    def __init__(self) -> None:
+        self._api = docker.APIClient(**kwargs_from_env(), version="auto", timeout=TIMEOUT_S)
+        self._config = {
+            "Image": _image(),
+            "Cmd": ["bash", "-c", "echo hi"],
+            "HostConfig": {"NetworkMode": NETWORK_NAME, "Memory": 2**29, "CpuQuota": 50_000, "CpuPeriod": 100_000},
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._api.close()
+
+    def __call__(self) -> None:
+        container = self._api.create_container_from_config(self._config)["Id"]
+        output = self._api.attach(container, stream=True)
+        self._api.start(container)
         if b"".join(output) != b"hi\n":
             raise RuntimeError("the raw cycle lost its output")
-        api.wait(container)
-        api.remove_container(container, force=True)
+        self._api.wait(container)
+        self._api.remove_container(container, force=True)
 
-    samples = timed_ms(cycle, rounds)
-    api.close()
-    return figure("raw API cycle of echo (floor)", "ms", samples)
+
+def raw_cycle(rounds: int) -> Figure:
+    with RawCycle() as cycle:
+        return figure("raw API cycle of echo (floor)", "ms", timed_ms(cycle, rounds))
 
 
 def enqueue_to_result(

@@ -84,7 +84,7 @@ def quiet(_: str, **__: Any) -> None:
 def ensure(engine: Any, *candidates: str, policy: Any = "if-not-present", **changed: Any) -> str:
     options: dict[str, Any] = {"cancelled": lambda: False, "progress": quiet, **changed}
     manager = options.pop("manager", None) or manager_of(engine)
-    return manager.ensure(candidates, policy, **options)
+    return manager.pull_first(candidates, policy=policy, **options).image
 
 
 class Waiter:
