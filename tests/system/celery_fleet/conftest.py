@@ -122,6 +122,7 @@ def worker_environment(settings: Settings, default_redis_broker: Broker) -> dict
         "CRONIUM_REDIS_URL": default_redis_broker.url,
         "CRONIUM_FLEET": settings.fleet,
         "CRONIUM_BASE_PATH": str(settings.base_path),
+        "CRONIUM_POOL__SIZE": os.environ["CRONIUM_POOL__SIZE"],
     }
 
 
