@@ -182,7 +182,7 @@ WORK: dict[str, tuple[str, list[str]]] = {
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_ordinary_work_goes_on(bench: Bench, language: str) -> None:
     name, expected = WORK[language]
-    content = (Path(__file__).parent / "work" / name).read_text()
+    content = (Path(__file__).parent / "ordinary" / name).read_text()
     ran = bench.run(
         script={"type": language, "content": content}, network={"mode": "none"}, timeout=60, resources={"cpu": 2}
     )
