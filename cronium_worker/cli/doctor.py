@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -102,12 +103,22 @@ def _hardness(engine: "Engine", info: Mapping[str, Any], settings: Settings) -> 
     for name in ("Engine", "containerd", "runc"):
         yield hardening.component(name, versions.get(name, ""))
     yield from hardening.engine(info, profile=settings.security.seccomp_profile)
+    if (limit := _dirty_limit_bytes()) is not None:
+        yield hardening.dirty_pages(limit, group=str(info.get("CgroupVersion", "1")))
     if engine.socket_path is None:
         address, verified = engine.address
         yield hardening.engine_address(address, verified=verified)
         return
     with suppress(OSError):
         yield hardening.engine_socket(engine.socket_path, Path(engine.socket_path).stat().st_mode)
+
+
+def _dirty_limit_bytes() -> int | None:
+    """See proc_vmstat(5); None: not told."""
+    with suppress(OSError):
+        found = re.search(r"^nr_dirty_threshold (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+        return int(found[1]) * os.sysconf("SC_PAGE_SIZE") if found else None
+    return None
 
 
 def _redis_for_jobs(engine: "Engine", settings: Settings) -> Iterator[Finding]:

@@ -42,6 +42,8 @@ _SYSCTLS: dict[str, tuple[frozenset[str], str]] = {
 }
 _BETTER = {"fs.protected_fifos": "2", "fs.protected_regular": "2"}
 SYSCTLS = tuple(_SYSCTLS)
+# Measured with 64 MiB (docs/performance.md, attacks); a disk that takes no 256 MiB in a few seconds is too slow anyway.
+_MAX_DIRTY_BYTES = 256 * 2**20
 _NO_SHELLS = ("nologin", "false", "sync", "halt", "shutdown")
 
 
@@ -134,6 +136,18 @@ def sysctls(values: Mapping[str, str | None]) -> Iterator[Finding]:
         better = _BETTER.get(name, "1")
         advice = "" if value in good else f"set {name} = {better} in /etc/sysctl.d/: it lets happen: {harm}"
         yield Finding(name, value, advice, weak=True)
+
+
+def dirty_pages(limit_bytes: int, *, group: str) -> Finding:
+    """How much may wait in memory to be written, of all processes together (`nr_dirty_threshold`): whoever writes to the
+    disk's journal then, as the engine does for each container, may have to wait until it is. `group`: the engine's
+    cgroup version; v2 limits each container's own."""
+    too_many = group != "2" and limit_bytes > _MAX_DIRTY_BYTES
+    advice = "set vm.dirty_bytes = 67108864 and vm.dirty_background_bytes = 16777216 in /etc/sysctl.d/"
+    text = f"{limit_bytes // 2**20} MiB may wait to be written"
+    return Finding(
+        "dirty pages", text, f"{advice}: a job can hold up the start of others" if too_many else "", weak=True
+    )
 
 
 def redis_address(name: str, shown: str, address: str) -> Iterator[Finding]:

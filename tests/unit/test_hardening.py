@@ -108,6 +108,12 @@ def test_sysctls(name: str) -> None:
     assert judged(hardening.sysctls(SYSCTLS | {name: "0"})) == {name: "weak"}
 
 
+def test_a_host_where_little_may_wait_to_be_written() -> None:
+    assert judged([hardening.dirty_pages(64 * 2**20, group="1")]) == {}
+    assert judged([hardening.dirty_pages(4 * 2**30, group="1")]) == {"dirty pages": "weak"}
+    assert judged([hardening.dirty_pages(4 * 2**30, group="2")]) == {}
+
+
 @pytest.mark.parametrize(
     ("address", "verdict"),
     [
