@@ -139,7 +139,7 @@ def sysctls(values: Mapping[str, str | None]) -> Iterator[Finding]:
 
 
 def dirty_pages(limit_bytes: int, *, group: str) -> Finding:
-    """How much may wait in memory to be written, of all processes together (`nr_dirty_threshold`): whoever writes to the
+    """How much may wait in memory to be written, of all processes together (`nr_dirty_threshold`): who writes to the
     disk's journal then, as the engine does for each container, may have to wait until it is. `group`: the engine's
     cgroup version; v2 limits each container's own."""
     too_many = group != "2" and limit_bytes > _MAX_DIRTY_BYTES
