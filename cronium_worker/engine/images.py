@@ -27,18 +27,22 @@ class ImageManager:
         self._engine = engine
         self._registry = registry
         self._pulls: dict[tuple[str, str, Credentials], SharedPull] = {}
+        self._found: dict[tuple[str, ...], str] = {}
         self._lock = threading.Lock()
 
     def pull_first(
         self, candidates: Sequence[str], *, policy: PullPolicy, cancelled: Callable[[], bool], progress: Progress
     ) -> Pulled:
-        """The first of the candidates that is here, else the first that can be had, pulled by the policy.
+        """The one of the candidates that was here the last time, if it still is; else the first that is; else the first
+        that can be had, pulled by the policy.
 
         Raises ImagePullError (of the first candidate if all are refused), DaemonError, Cancelled.
         """
-        for candidate in candidates if policy != "always" else ():
+        known = self._found.get(tuple(candidates))
+        for candidate in sorted(candidates, key=lambda name: name != known) if policy != "always" else ():
             here = self._present(candidate)
             if here is not None:
+                self._found[tuple(candidates)] = candidate
                 return here
         refused: list[ImagePullError] = []
         for candidate in candidates:

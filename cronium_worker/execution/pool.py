@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from cronium_worker.engine.images import Pulled
 from cronium_worker.errors import Fault
@@ -23,6 +24,7 @@ from cronium_worker.models import Job
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 5.0  # at what waits, and at the images
+_AFTER_HIT_S = 0.1  # many a job has ended by then: it has the host for itself
 _PAUSES_S = (1.0, 30.0)  # after a sandbox could not be made: the first, the longest
 _MIN_AVAILABLE = 0.1  # of the host's memory
 
@@ -85,6 +87,7 @@ class Pool:
         while kind is not None and (waiting := self._take(kind)) is not None:
             try:
                 waiting.assign(job, attempt=attempt)
+                self._reaper.soon(partial(waiting.rename, job, attempt=attempt))
                 return waiting
             except Fault as fault:
                 logger.warning("a sandbox that waited is of no use: %s", str(fault))
@@ -94,7 +97,7 @@ class Pool:
 
     def destroy(self, destroy: Callable[[], None]) -> None:
         """Behind the caller's back, as far as the engine keeps up."""
-        self._reaper.soon(destroy)
+        self._reaper.destroy(destroy)
 
     def _take(self, kind: Kind) -> Sandbox | None:
         """One that waits, which is the caller's from now on; None: there is none."""
@@ -114,6 +117,7 @@ class Pool:
                 self._misses += 1
             else:
                 self._hits += 1
+                self._resume_at = max(self._resume_at, now + _AFTER_HIT_S)
                 self._age_s += now - taken[0]
             self._changed.notify()
         self._let_go(broken)
@@ -155,7 +159,8 @@ class Pool:
                     return
                 while self._make_one():
                     pass
-                self._changed.wait(_LOOK_EVERY_S)
+                due = self._resume_at if self._resume_at > time.monotonic() else self._look_at
+                self._changed.wait(max(0.0, min(due - time.monotonic(), _LOOK_EVERY_S)))
 
     def _look(self) -> None:
         """At the images of this moment, and at what has waited: an engine that was restarted has ended it."""
@@ -246,7 +251,7 @@ class Pool:
 
     def _let_go(self, sandboxes: Sequence[Sandbox]) -> None:
         for sandbox in sandboxes:
-            self._reaper.soon(sandbox.destroy)
+            self._reaper.destroy(sandbox.destroy)
 
 
 def _memory_is_short() -> bool:

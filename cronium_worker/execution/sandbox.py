@@ -4,7 +4,6 @@ import logging
 import os
 import select
 import signal
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -193,12 +192,13 @@ class Sandbox:
             raise ContainerStartError(f"assignment: {error.strerror}", retryable=True) from error
         if job.resources != self.resources:
             self.host.engine.update(self.container_id, changeable_limits(job.resources))
-        # Its name is for people: no job waits for it.
-        threading.Thread(target=self._rename, args=(_name(job, attempt),), name="rename", daemon=True).start()
 
-    def _rename(self, name: str) -> None:
+    def rename(self, job: Job, *, attempt: int) -> None:
+        """Give one that was prepared the job's name, if it is still there: for people."""
+        if self._closed:
+            return
         try:
-            self.host.engine.rename(self.container_id, name)
+            self.host.engine.rename(self.container_id, _name(job, attempt))
         except Fault as fault:
             logger.warning("container not renamed: %s", str(fault), extra={"container": self.container_id})
 
