@@ -102,6 +102,7 @@ venv_stamp() {
 }
 
 setup_venv() {
+    if [ -L .venv ]; then return 0; fi # another checkout's: not ours to make anew
     local stamp=.venv/.made-from python
     if [ -f "$stamp" ] && [ "$(venv_stamp)" = "$(cat "$stamp")" ]; then return 0; fi
     if ! { [ -f "$stamp" ] && [ "$(venv_stamp | head -n 2)" = "$(head -n 2 "$stamp")" ]; }; then
