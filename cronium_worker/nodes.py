@@ -25,6 +25,8 @@ from cronium_worker.engine.firewall import Firewall
 from cronium_worker.engine.images import ImageManager
 from cronium_worker.engine.inventory import engine_facts, own_containers, sandbox_ids
 from cronium_worker.engine.network import ensure_network
+from cronium_worker.errors import ConfigurationError
+from cronium_worker.execution.admission import Admission, Share
 from cronium_worker.execution.runner import Runner
 from cronium_worker.execution.sandbox import CLEANUP_TIMEOUT_S, Host
 from cronium_worker.fleet.cancels import CancelListener
@@ -50,6 +52,7 @@ _REDIS_RETRIES = 300
 # Beats in the time after which a silent node counts as gone, and renewals of a lease.
 _BEATS = 6
 _SWEEP_FOR_ROOM_EVERY_S = 60
+_FOR_JOBS = 0.9  # of the host's memory: the engine, the worker and the kernel need some
 
 
 def install(celery: Any) -> None:
@@ -63,7 +66,19 @@ def make_host(settings: Settings) -> Host:
     engine = Engine(connections=2 * settings.concurrency + settings.pool.size + 4)
     seccomp = confinement(engine, settings.security)
     ensure_network(engine, fleet=settings.fleet)
-    return Host(engine=engine, settings=settings, seccomp=seccomp)
+    return Host(engine=engine, settings=settings, seccomp=seccomp, admission=Admission(capacity(engine, settings)))
+
+
+def capacity(engine: Engine, settings: Settings) -> Share:
+    """What this host has for jobs. Raises ConfigurationError when that is less than a job has by default."""
+    facts, factors = engine_facts(engine), settings.capacity
+    whole = Share(
+        millicores=int(1000 * facts["cores"] * factors.cpu_overcommit),
+        memory=int(_FOR_JOBS * facts["memory_bytes"] * factors.memory_overcommit),
+    )
+    if excess := Admission(whole).excess(Share.of(settings.defaults)):
+        raise ConfigurationError(f"{excess}: lower CRONIUM_DEFAULTS__*, or raise CRONIUM_CAPACITY__*_OVERCOMMIT")
+    return whole
 
 
 class _Node(bootsteps.StartStopStep):
@@ -129,6 +144,7 @@ class JobsStep(_Node):
         self._oversight = Oversight(make_store())
         self._listener = CancelListener(store, active=self._runner.active.ids, cancel=self._runner.active.cancel)
         self._intake = Intake(worker, self._queues)
+        self._host.admission.on_crowded = self._intake.crowded
         self._stopping = False
         self._drain = Drain(
             worker, self._runner.active, timeout_s=settings.drain_timeout, close_intake=self._close_intake
@@ -190,6 +206,7 @@ class JobsStep(_Node):
             "pid": os.getpid(),
             "slots": self._worker.concurrency,
             "running": running,
+            "capacity": _capacity(self._host.admission),
             "pool": asdict(self._runner.pool_count()),
             "queues": self._queues,
             "taking_jobs": self._intake.is_open,
@@ -204,7 +221,7 @@ class JobsStep(_Node):
             self._swept_at = time.monotonic()
             send(CLEANUP, self._settings.host_name)
         self._oversight.note_taken(self._runner.newest_taken())
-        free = self._intake.is_open and running < self._worker.concurrency
+        free = self._intake.takes and running < self._worker.concurrency
         if self._watchdog.starves(free=free, taken=self._runner.taken):
             logger.critical("jobs are waiting and this node takes none: it ends, to be started again")
             self._drain.give_up()
@@ -214,6 +231,12 @@ class JobsStep(_Node):
         self._leases.stop()
         self._listener.stop()
         self._host.engine.close()
+
+
+def _capacity(admission: Admission) -> dict[str, Any]:
+    """What jobs may have of this host, what they have, and how many wait for some of it."""
+    whole = admission.whole._asdict() if admission.whole else None
+    return {"whole": whole, "reserved": admission.reserved._asdict(), "waiting": admission.waiting}
 
 
 def _remove(workspaces: list[directories.Workspace]) -> None:

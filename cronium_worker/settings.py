@@ -248,6 +248,14 @@ class Pool(_Section):
     minimum: int = Field(default=1, ge=0, le=256)
 
 
+class Capacity(_Section):
+    """How many times what a host has its jobs may have at once: of its cores, and of nine tenths of its memory. Jobs
+    seldom take all that they may; of memory, who has promised too much has to kill."""
+
+    cpu_overcommit: float = Field(default=4, gt=0, le=1000)
+    memory_overcommit: float = Field(default=1, gt=0, le=1000)
+
+
 class Schedule(_Section):
     """How often beat has every host do its housekeeping, and one host look for lost jobs, in seconds. None is done
     that is older than that."""
@@ -314,6 +322,7 @@ class Settings(BaseSettings):
     security: Security = Security()
     log: Log = Log()
     pool: Pool = Pool()
+    capacity: Capacity = Capacity()
     flower: Flower = Flower()
     schedule: Schedule = Schedule()
     result_ttl: int = Field(default=7 * 24 * 3600, ge=1)

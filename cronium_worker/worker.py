@@ -23,9 +23,10 @@ _LOCK_TIMEOUT_S = 5
 
 def serve(name: str, arguments: Sequence[str]) -> None:
     """Run a node in the foreground until it is told to stop. Raises ConfigurationError before it starts."""
-    _check_engine()
+    runs_jobs = name.startswith(f"{JOBS_NODE}@")
+    _check_engine(runs_jobs=runs_jobs)
     check_redis(get_settings())
-    if name.startswith(f"{JOBS_NODE}@"):
+    if runs_jobs:
         _require_fence(get_settings())
         _be_the_only_one()
     nodes.install(app)
@@ -36,11 +37,13 @@ def serve(name: str, arguments: Sequence[str]) -> None:
     sys.exit(worker_state.should_stop or 0)  # which Celery keeps to itself
 
 
-def _check_engine() -> None:
+def _check_engine(*, runs_jobs: bool) -> None:
     """One clear line now rather than a traceback from inside Celery."""
     engine = Engine()
     try:
         confinement(engine, get_settings().security)
+        if runs_jobs:
+            nodes.capacity(engine, get_settings())
     finally:
         engine.close()
 

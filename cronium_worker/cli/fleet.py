@@ -95,6 +95,8 @@ def _notes(host: "HostView") -> list[str]:
         return []
     notes = [f"no {node} node" for node in (JOBS_NODE, AGENT_NODE) if node not in host.nodes]
     notes += [node[field] for node in host.nodes.values() for field in ("unfit", "error") if node.get(field)]
+    if waiting := host.nodes.get(JOBS_NODE, {}).get("capacity", {}).get("waiting"):
+        notes.append(f"{waiting} wait for cores or memory")
     for kind, report in host.housekeeping.items():
         failed = [*report.get("failed", ()), *(row["image"] for row in report.get("images", ()) if row["error"])]
         if "error" in report:

@@ -23,6 +23,7 @@ from cronium_worker.errors import (
     InvalidJob,
     validation_message,
 )
+from cronium_worker.execution.admission import Share
 from cronium_worker.execution.discretion import without_secrets
 from cronium_worker.execution.diskuse import DiskLimits, DiskUse, Excess, left_by
 from cronium_worker.execution.follow import Follower, Watch
@@ -82,6 +83,9 @@ class Attempt:
                 job = self._admit()
                 image = self._ensure_image(job)
                 self._image = image.image
+            with self._phase("queue_s"):
+                self._reserve(job)
+            with self._phase("setup_s"):
                 sandbox = self._pool.get(job, attempt=self._claim.attempt, image=image)
                 self._cleanup.callback(self._pool.destroy, sandbox.destroy)
                 self._announce_running()
@@ -95,9 +99,12 @@ class Attempt:
         with self._told():
             if self._claim.cancel_requested:
                 self._token.cancel()
+            job = with_defaults(self._claim.job, self._host.settings)
+            self._host.admission.reserve(Share.of(job.resources))
+            self._cleanup.callback(self._host.admission.leave, Share.of(job.resources))
             sandbox = Sandbox.take_over(self._host, container)
             self._cleanup.callback(self._pool.destroy, sandbox.destroy)
-            self._complete(sandbox, with_defaults(self._claim.job, self._host.settings))
+            self._complete(sandbox, job)
         return self._result()
 
     def __enter__(self) -> Self:
@@ -145,7 +152,7 @@ class Attempt:
         try:
             yield
         finally:
-            self._timings[name] = time.monotonic() - started
+            self._timings[name] = self._timings.get(name, 0.0) + time.monotonic() - started
 
     def _admit(self) -> Job:
         """The caller's own check may have been another version's, or none at all."""
@@ -153,9 +160,12 @@ class Attempt:
             self._token.cancel()
         self._raise_if_cancelled()
         try:
-            return admit(self._claim.job, self._host.settings)
+            job = admit(self._claim.job, self._host.settings)
         except ValidationError as error:
             raise InvalidJob(validation_message(error)) from None
+        if excess := self._host.admission.excess(Share.of(job.resources)):
+            raise InvalidJob(excess)
+        return job
 
     def _raise_if_cancelled(self) -> None:
         if self._token.cancelled():
@@ -180,6 +190,19 @@ class Attempt:
 
     def _unwanted(self) -> bool:
         return self._token.cancelled() or self._token.detached()
+
+    def _reserve(self, job: Job) -> None:
+        """The job's share of the host, when it is its turn."""
+        admission, share = self._host.admission, Share.of(job.resources)
+        if admission.enter(
+            share,
+            priority=job.priority,
+            since_s=datetime.fromisoformat(self._claim.queued_at).timestamp(),
+            token=self._token,
+            on_wait=lambda message: self._store.write(self._claim, [progress_body(message)]),
+        ):
+            self._cleanup.callback(admission.leave, share)
+        self._raise_if_cancelled()
 
     def _announce_running(self) -> None:
         self._started_at = now_iso()

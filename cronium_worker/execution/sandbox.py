@@ -19,6 +19,7 @@ from cronium_worker.engine.network import ensure_network, require_network
 from cronium_worker.engine.spec import SandboxSpec, changeable_limits, container_config
 from cronium_worker.engine.stats import UsageReader
 from cronium_worker.errors import ContainerCreateError, ContainerStartError, DaemonError, Fault
+from cronium_worker.execution.admission import Admission
 from cronium_worker.execution.diskwatch import DiskWatcher
 from cronium_worker.models import Job, Network, Resources, ScriptType
 from cronium_worker.settings import Settings
@@ -42,6 +43,7 @@ class Host:
     settings: Settings
     seccomp: str | None = None
     disk: DiskWatcher = field(default_factory=DiskWatcher)
+    admission: Admission = field(default_factory=Admission)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,8 +85,8 @@ class LogSummary(_Frozen):
 
 
 class Timings(_Frozen):
-    """Seconds by phase, from a monotonic clock: waiting in the queue, image and container, the script's run,
-    outputs."""
+    """Seconds by phase, from a monotonic clock: waiting in the queue and for room on the host, image and container, the
+    script's run, outputs."""
 
     queue_s: float = Field(default=0.0, ge=0)
     setup_s: float = Field(default=0.0, ge=0)

@@ -69,10 +69,15 @@ class Bench:
     def start(self, **fields: Any) -> Job:
         """Run in the background; read the rest from the store."""
         job = self.register(**fields)
-        thread = threading.Thread(target=self.take, args=(job,))
+        self.thread(lambda: self.take(job))
+        return job
+
+    def thread(self, target: Callable[[], object]) -> threading.Thread:
+        """One that has to end with the test."""
+        thread = threading.Thread(target=target)
         thread.start()
         self.threads.append(thread)
-        return job
+        return thread
 
     def settle(self) -> None:
         """Wait until all jobs have ended, and nothing of theirs is left."""
