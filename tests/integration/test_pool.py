@@ -84,6 +84,7 @@ def test_it_is_the_jobs_own_with_name_and_limits(
     job = bench.start(
         script={"type": "bash", "content": "touch /tmp/begun; while [ ! -e /tmp/go ]; do sleep 0.05; done"},
         resources={"memory": "64m", "cpu": 1, "pids": 50},
+        timeout=30,
     )
     container = wait_until(lambda: named(client, f"cronium-{job.id}"), what="the job's container")
     assert container.id in ids

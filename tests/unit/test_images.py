@@ -136,6 +136,16 @@ def test_policies(present: list[str], policy: str, used: str, pulls: list[str]) 
     assert engine.pulls == pulls
 
 
+def test_the_one_that_was_found_is_looked_for_first() -> None:
+    engine = Registrar("b:1")
+    manager = manager_of(engine)
+    assert ensure(engine, "a:1", "b:1", manager=manager) == "b:1"
+    engine.here["a:1"] = "another flavour"
+    assert ensure(engine, "a:1", "b:1", manager=manager) == "b:1"
+    del engine.here["b:1"]
+    assert ensure(engine, "a:1", "b:1", manager=manager) == "a:1"
+
+
 def test_what_is_pinned_by_a_digest_and_here_is_never_pulled_again() -> None:
     engine = Registrar(f"a@{DIGEST}")
 
