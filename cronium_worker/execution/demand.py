@@ -1,6 +1,10 @@
 """How many sandboxes of a kind should wait, by the jobs that came lately. Pure."""
 
 from collections import deque
+from collections.abc import Mapping
+from typing import TypeVar
+
+_Kind = TypeVar("_Kind")
 
 # About what it takes to make a few new ones: jobs that come closer together need one each.
 WINDOW_S = 2.0
@@ -31,3 +35,14 @@ class Demand:
         while self._peaks and self._peaks[0][0] < now - MEMORY_S:
             self._peaks.popleft()
         return self._peaks[0][1] if self._peaks else 0
+
+
+def shares(wanted: Mapping[_Kind, int], size: int) -> dict[_Kind, int]:
+    """What each kind gets of `size`: one each first, in the order given, then what is left of what they want."""
+    given, left = dict.fromkeys(wanted, 0), size
+    for at_most in (1, size):
+        for kind, number in wanted.items():
+            more = min(number - given[kind], at_most, left)
+            given[kind] += more
+            left -= more
+    return given

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from functools import partial
 
 from cronium_worker.engine.images import Pulled
 from cronium_worker.errors import Fault
-from cronium_worker.execution.demand import Demand
+from cronium_worker.execution.demand import Demand, shares
 from cronium_worker.execution.reaper import Reaper
 from cronium_worker.execution.sandbox import Host, Kind, Sandbox, kind_of
 from cronium_worker.models import Job
@@ -151,20 +151,24 @@ class Pool:
     # ---- the keeper
 
     def _run(self) -> None:
-        while True:
+        while not self._closed:
             try:
-                if time.monotonic() >= self._look_at:
-                    self._look()
-                self._let_go(self._surplus())
+                self._turn()
             except Exception:  # without this thread every job would wait for its sandbox
                 logger.exception("the pool is not kept")
-            with self._changed:
-                if self._closed:
-                    return
-                while self._make_one():
-                    pass
+                time.sleep(_PAUSES_S[0])
+
+    def _turn(self) -> None:
+        """See to what has changed, then wait for the next change."""
+        if time.monotonic() >= self._look_at:
+            self._look()
+        is_short = _memory_is_short()
+        with self._changed:
+            surplus = self._adjust({} if is_short else self._targets(time.monotonic()))
+            if not surplus and not self._closed:
                 due = self._resume_at if self._resume_at > time.monotonic() else self._look_at
                 self._changed.wait(max(0.0, min(due - time.monotonic(), _LOOK_EVERY_S)))
+        self._let_go(surplus)
 
     def _look(self) -> None:
         """At the images of this moment, and at what has waited: an engine that was restarted has ended it."""
@@ -188,46 +192,34 @@ class Pool:
         }
         for kind in self._standing:
             wanted[kind] = max(self._minimum, wanted.get(kind, 0))
-        if _memory_is_short():
-            return dict.fromkeys(wanted, 0)
-        left, targets = self._size, {}
-        # One for each first, then what is left by demand.
         lately = {kind: demand.last_s for kind, demand in self._demand.items()}
         ordered = sorted(wanted, key=lambda kind: lately.get(kind, 0.0), reverse=True)
-        for kind in ordered:
-            targets[kind] = min(1, wanted[kind], left)
-            left -= targets[kind]
-        for kind in ordered:
-            more = min(wanted[kind] - targets[kind], left)
-            targets[kind] += more
-            left -= more
-        return targets
+        return shares({kind: wanted[kind] for kind in ordered}, self._size)
 
-    def _surplus(self) -> list[Sandbox]:
-        with self._changed:
-            targets = self._targets(time.monotonic())
-            kept: dict[Kind, int] = {}
+    def _adjust(self, targets: Mapping[Kind, int]) -> list[Sandbox]:
+        """Start making what is missing. Returns what is too much, which nobody is given any more."""
+        kept: dict[Kind, int] = {}
 
-            def is_surplus(entry: tuple[float, Kind, Sandbox]) -> bool:
-                kept[entry[1]] = kept.get(entry[1], 0) + 1
-                return kept[entry[1]] > targets.get(entry[1], 0)
+        def is_surplus(entry: tuple[float, Kind, Sandbox]) -> bool:
+            kept[entry[1]] = kept.get(entry[1], 0) + 1
+            return kept[entry[1]] > targets.get(entry[1], 0)
 
-            return self._pop(is_surplus)
+        surplus = self._pop(is_surplus)
+        while not self._closed and self._may_make() and (kind := self._most_wanted(targets)) is not None:
+            self._making.append(kind)
+            self._makers.submit(self._make, kind)
+        return surplus
 
-    def _make_one(self) -> bool:
-        """Start making the one that is missing most, if this is the time for it."""
-        now = time.monotonic()
-        busy = self._jobs_making or len(self._making) >= (os.cpu_count() or 1)
-        if busy or now < self._resume_at:
-            return False
+    def _may_make(self) -> bool:
+        is_busy = self._jobs_making or len(self._making) >= (os.cpu_count() or 1)
+        return not is_busy and time.monotonic() >= self._resume_at
+
+    def _most_wanted(self, targets: Mapping[Kind, int]) -> Kind | None:
+        """The kind of which most are missing; None: there are enough."""
         there = [kind for _, kind, _ in self._waiting] + self._making
-        missing = {kind: target - there.count(kind) for kind, target in self._targets(now).items()}
+        missing = {kind: target - there.count(kind) for kind, target in targets.items()}
         kind = max(missing, key=lambda kind: missing[kind], default=None)
-        if kind is None or missing[kind] <= 0:
-            return False
-        self._making.append(kind)
-        self._makers.submit(self._make, kind)
-        return True
+        return kind if kind is not None and missing[kind] > 0 else None
 
     def _make(self, kind: Kind) -> None:
         sandbox = None

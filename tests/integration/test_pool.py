@@ -142,8 +142,10 @@ def test_what_is_asked_for_is_kept(warm: Callable[..., Bench]) -> None:
     bench = warm(size=2, minimum=0, expect=0)
     assert bench.run(script=says("bash", "hi"), **NO_NETWORK).result.status == "completed"
     wait_for(bench, 1)
-    for _ in range(3):
-        bench.start(script=says("bash", "hi"), **NO_NETWORK)
+    jobs = [bench.start(script=says("bash", "hi"), **NO_NETWORK) for _ in range(4)]
+    for thread in bench.threads:
+        thread.join(30)
+    assert {bench.store.record(job.id)["status"] for job in jobs} == {"completed"}
     wait_for(bench, 2)
     bench.settle()
     assert bench.runner.pool_count().hits >= 1
@@ -158,6 +160,11 @@ def test_each_is_used_once(warm: Callable[..., Bench]) -> None:
         names.add(bench.run(script={"type": "bash", "content": leaves}).text("stdout"))
     assert len(names) == 2
     assert all("left" not in name for name in names)
+
+    wait_for(bench, 1)
+    first = bench.start(script={"type": "bash", "content": "sleep 2"})
+    wait_until(lambda: bench.store.record(first.id)["status"] == "running", what="the first runs")
+    assert bench.run(script={"type": "bash", "content": "hostname"}).result.status == "completed"
 
 
 def test_what_has_died_is_not_given_to_a_job(
@@ -193,6 +200,8 @@ def test_another_image_of_the_same_name(
     images = host.settings.images.model_copy(update={"bash": image, "python": image, "node": image})
     try:
         bench = warm(images=images)
+        assert bench.run(script=says("bash", "hi")).result.status == "completed"
+        wait_for(bench, 3)  # jobs ask for it
         old = {container.id for container in waiting()}
         base = client.containers.create(found[1], ["true"])
         try:
@@ -200,7 +209,7 @@ def test_another_image_of_the_same_name(
         finally:
             base.remove()
         assert bench.run(script=says("bash", "hi")).result.status == "completed"
-        assert bench.runner.pool_count().hits == 0
+        assert bench.runner.pool_count().hits == 1
         wait_until(lambda: old.isdisjoint(container.id for container in waiting()), what="the old ones to be gone")
         bench.settle()
     finally:

@@ -1,6 +1,8 @@
 """How many sandboxes should wait, by the jobs that came lately."""
 
-from cronium_worker.execution.demand import MEMORY_S, WINDOW_S, Demand
+import pytest
+
+from cronium_worker.execution.demand import MEMORY_S, WINDOW_S, Demand, shares
 
 
 def demand(*times: float) -> Demand:
@@ -43,3 +45,17 @@ def test_a_lower_peak_after_a_higher_one_counts_when_that_is_over() -> None:
 
 def test_a_window_slides() -> None:
     assert demand(0, 1.5, 3, 4.5, 6).peak(6) == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "size", "given"),
+    [
+        ({"a": 3, "b": 1}, 8, {"a": 3, "b": 1}),
+        ({"a": 9, "b": 2, "c": 0}, 4, {"a": 3, "b": 1, "c": 0}),
+        ({"a": 9, "b": 2}, 1, {"a": 1, "b": 0}),
+        ({"a": 2}, 0, {"a": 0}),
+        ({}, 8, {}),
+    ],
+)
+def test_what_is_to_be_had_is_shared(wanted: dict[str, int], size: int, given: dict[str, int]) -> None:
+    assert shares(wanted, size) == given
