@@ -16,7 +16,7 @@ found = {
     "posix": len(__import__("posix").environ),
     "fds": {fd: os.readlink(f"/proc/self/fd/{fd}").split("[")[0] for fd in os.listdir("/proc/self/fd") if fd != "3"},
     "next fd": os.dup(0), "status": [line for line in open("/proc/self/status") if line.startswith(
-        ("Sig", "Shd", "Umask", "Threads", "Cap", "NoNew", "Seccomp", "Groups", "Uid", "Gid", "Cpus_allowed"))],
+        ("SigB", "SigI", "SigC", "Umask", "Threads", "Cap", "NoNew", "Seccomp", "Groups", "Uid", "Gid", "Cpus_a"))],
     "cmdline": open("/proc/self/cmdline").read(), "limits": open("/proc/self/limits").read(), "umask": os.umask(0),
     "encodings": [sys.getfilesystemencoding(), sys.stdout.encoding, sys.stdin.encoding, locale.getlocale()],
     "errors": [sys.stdout.errors, sys.stdin.errors, sys.stderr.errors, sys.getfilesystemencodeerrors()],
@@ -48,7 +48,7 @@ const found = {
   runMain: String(module.constructor.runMain), globalPaths: module.constructor.globalPaths, umask: process.umask(),
   title: process.title, ids: [process.getuid(), process.getgid()],
   status: fs.readFileSync("/proc/self/status", "utf8").split("\\n")
-    .filter((line) => /^(Sig|Shd|Umask|Threads|Cap|NoNew|Seccomp|Cpus_a)/.test(line)),
+    .filter((line) => /^(Sig[BIC]|Umask|Cap|NoNew|Seccomp|Cpus_a)/.test(line)),
   listeners: process.eventNames().map(String), handles: process._getActiveHandles().length,
   requests: process._getActiveRequests().length,
   cmdline: fs.readFileSync("/proc/self/cmdline", "latin1"), limits: fs.readFileSync("/proc/self/limits", "utf8"),

@@ -337,10 +337,15 @@ def test_one_that_has_died_at_its_gate_costs_the_job_nothing(both: Both, languag
 
 FROM_THE_POOL = """
 from cronium_worker.execution.sandbox import kind_of
+from tests.conftest import wait_until
+from tests.integration.test_interpreters import at_the_gate
+
 def get(pool, job, *, attempt, image, **_):
     sandbox = Sandbox.prepare(host, kind_of(job, image.image, image.id, settings.defaults))
+    wait_until(lambda: at_the_gate(sandbox), what="the interpreter at its gate")
     sandbox.assign(job, attempt=attempt)
     return sandbox
+
 Pool.get = get
 """
 
