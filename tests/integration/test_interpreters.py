@@ -182,6 +182,22 @@ def test_a_script_ends_as_in_a_fresh_one(both: Both, language: str) -> None:
     assert differing == {}
 
 
+TOLD = {
+    "python": "import os, signal, sys; signal.signal(15, lambda *_: sys.exit(0)); os.killpg(0, 15); signal.pause()",
+    "node": "process.on('SIGTERM', () => process.exit(0)); process.kill(0, 'SIGTERM'); setTimeout(() => {}, 10000)",
+}
+
+
+@pytest.mark.parametrize("language", STARTED)
+def test_that_it_went_well_is_known_without_the_engine(both: Both, waits: list[str], language: str) -> None:
+    both.wait_for(language)
+    ran = both.warm.run(script={"type": language, "content": SAYS[language].format(HAS_WAITED[language])})
+    assert (ran.result.status, ran.text("stdout").lower(), waits) == ("completed", "true\n", [])
+    both.wait_for(language)
+    ran = both.warm.run(script={"type": language, "content": TOLD[language]})
+    assert (ran.result.exit_code, ran.text("stdout"), len(waits)) == (0, "", 1)
+
+
 LISTENS = {
     "python": """
 import signal, sys, time

@@ -3,11 +3,9 @@
 import hashlib
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from cronium_worker.engine.client import Engine
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
 from tests.integration.scripts import LANGUAGES, exits_with, says, script
@@ -461,20 +459,6 @@ def test_without_an_interval_there_are_no_samples(make_bench: Callable[..., Benc
 # ---- the end, as the launcher marks it
 
 END_MARK = "\x1e"
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Containers whose end the engine was asked for."""
-    asked: list[str] = []
-    wait = Engine.wait
-
-    def noted(engine: Engine, container_id: str, *, timeout_s: int) -> Any:
-        asked.append(container_id)
-        return wait(engine, container_id, timeout_s=timeout_s)
-
-    monkeypatch.setattr(Engine, "wait", noted)
-    return asked
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
