@@ -33,6 +33,11 @@ def main() -> None:
             figures += [
                 enqueue_to_result(language, queue, ROUNDS, floor, warm=True, network=network) for language in LANGUAGES
             ]
+    with running_worker(CRONIUM_POOL__SIZE="8", CRONIUM_POOL__INTERPRETERS="false") as queue:
+        figures += [
+            enqueue_to_result(language, queue, ROUNDS, floor, warm=True, note=", no interpreters")
+            for language in LANGUAGES[1:]
+        ]
     figures += throughput(40)
     figures += burst(200)
     figures += idle(8)

@@ -14,7 +14,7 @@ from cronium_worker.settings import get_settings
 
 ECHO = {"bash": "echo hi", "python": "print('hi')", "node": "console.log('hi')"}
 TIMEOUT_S = 120
-REFILL_S = 0.7
+REFILL_S = 1.5
 
 
 def _image() -> str:
@@ -79,13 +79,13 @@ def raw_cycle(rounds: int) -> Figure:
 
 
 def enqueue_to_result(
-    language: str, queue: str, rounds: int, floor: Figure, *, warm: bool, network: str = "isolated"
+    language: str, queue: str, rounds: int, floor: Figure, *, warm: bool, network: str = "isolated", note: str = ""
 ) -> Figure:
     """`execute_job.delay(job).get()` of an echo, with default limits. `warm`: by a worker whose sandboxes wait; between
-    two rounds there is time for another one."""
+    two rounds there is time for another one, and for its interpreter."""
     job = {"script": {"type": language, "content": ECHO[language]}, "queue": queue, "network": {"mode": network}}
     samples = timed_ms(lambda: execute_job.delay(job).get(timeout=TIMEOUT_S), rounds, pause_s=REFILL_S if warm else 0)
-    name = f"enqueue → result, {language} echo, {'warm' if warm else 'cold'}"
+    name = f"enqueue → result, {language} echo, {'warm' if warm else 'cold'}{note}"
     return figure(name if network == "isolated" else f"{name}, no network", "ms", samples, floor)
 
 

@@ -1,18 +1,79 @@
 #!/bin/sh
-# The first program of every container: waits at the gate, then becomes the job's script.
+# The first program of every container: waits at the gate, then has the job's script run, and ends as that ends.
 #
 # /run/cronium is the control directory, read-only here and written by the worker:
-#   gate      FIFO; a line comes when there is a job, the end of the file when the worker is gone
-#   released  there before the gate opens: whoever finds it will start, so the next worker need not guess
-#   start.sh  environment, directory and command line of the job, there before the gate opens
+#   gate         FIFO; a line comes when there is a job, the end of the file when the worker is gone
+#   released     there before the gate opens: whoever finds it will start, so the next worker need not guess
+#   start.sh     becomes the script: environment, directory and command line; there before the gate opens
+#   environment  environment and directory for an interpreter that was started in advance; without it, this one is of
+#                no use for the job
+#   mark         the end of both streams (workspace.staging)
 # $1: the interpreter. It is looked up before anything of the job is read.
-# shellcheck disable=SC2034  # start.sh uses it
+# $2…: the arguments of an interpreter that is started in advance and waits at the gate itself, before it opens the
+# script, if it is the image's way (cronium_gate.py, node/gate.js). Nothing: it is started when the gate is open.
+cronium_told=
+cronium_word=
+unset CRONIUM_GATE # an image may have it
+
+can_wait() { # certainly: whoever does not wait would take the script for its own before the gate is open
+    case $1 in
+        python3) [ "$(CRONIUM_GATE='' "$CRONIUM_INTERPRETER" -c '' 2>&1)" = waits ] ;;
+        node) [ -e /node_modules/cronium/gate.js ] && [ -z "${NODE_OPTIONS-}${NODE_EXTRA_CA_CERTS-}${NODE_DEBUG-}" ] ;;
+        *) false ;;
+    esac
+}
+
+# The script has signals for itself. Not '': it would ignore them as well.
+be_deaf() { trap cronium_told=1 HUP INT QUIT PIPE ALRM TERM USR1 USR2; }
+
+# $1: the script's exit code. If it went well, nobody had told it to end (an engine that is stopped does), and no process
+# is left that could write there, both streams get their end.
+end() {
+    if [ "$1$cronium_told" = 0 ] && ! kill -0 -1; then
+        read -r cronium_mark </run/cronium/mark
+        printf %s "$cronium_mark"
+        printf %s "$cronium_mark" >&4
+    fi
+    exit "$1"
+}
+
 if ! CRONIUM_INTERPRETER=$(command -v "$1"); then
     echo "cronium: this image has no $1" >&2
     exit 127
 fi
 exec 3</run/cronium/gate # a shell that cannot open it ends here: it must not take that for the end of the file
-read -r _ <&3 || [ -e /run/cronium/released ] || exit 75
+exec 4>&2 2>/dev/null    # the shell's own words on how a program died go nowhere
+
+if [ $# -gt 1 ] && can_wait "$1"; then
+    shift
+    be_deaf
+    exec 5>&1
+    # Says on its descriptor 4 how far it comes: a, at the gate; then s, it becomes the script, or f, a fresh one must.
+    cronium_word=$(
+        export CRONIUM_GATE=/run/cronium
+        exec 2>&4 4>&1 1>&5 5>&-
+        exec "$CRONIUM_INTERPRETER" "$@"
+    )
+    cronium_code=$?
+    exec 5>&-
+    [ "$cronium_word" != as ] || end "$cronium_code"
+    if [ "$cronium_word" != af ]; then
+        # It died. Told so, or when it may have read the line: so does this. Otherwise the job has not lost anything.
+        if [ -n "$cronium_told" ] || { [ -n "$cronium_word" ] && [ -e /run/cronium/released ]; }; then
+            exit "$cronium_code"
+        fi
+        trap - HUP INT QUIT PIPE ALRM TERM USR1 USR2
+    fi
+fi
+
+if [ "$cronium_word" != af ]; then
+    read -r _ <&3 || [ -e /run/cronium/released ] || exit 75
+fi
 exec 3<&-
-# shellcheck source=/dev/null
-. /run/cronium/start.sh
+be_deaf
+(
+    exec 2>&4 4>&-
+    # shellcheck source=/dev/null
+    . /run/cronium/start.sh
+)
+end $?

@@ -13,7 +13,7 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets"
 _HELPERS: Mapping[str, tuple[str, ...]] = {
     "base": (),
     "bash": ("cronium.sh", "preamble.bash"),
-    "python": ("cronium.py", "cronium.pth"),
+    "python": ("cronium.py", "cronium.pth", "cronium_gate.py", "0-cronium.pth"),
     "node": ("node",),
 }
 RUNNERS = ("bash", "python", "node")

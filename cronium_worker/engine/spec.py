@@ -33,7 +33,7 @@ _ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "CRONIUM_EXECUTI
 @dataclass(frozen=True, kw_only=True)
 class SandboxSpec:
     """What must be known before a container is made: nothing of it is a user's data. `job_labels`: none in one that is
-    made before its job comes."""
+    made before its job comes. `arguments`: of the interpreter, if it is to be started before there is a job."""
 
     sandbox_id: str
     script_type: ScriptType
@@ -45,6 +45,7 @@ class SandboxSpec:
     device: str | None = None  # of the block device behind the workspace, for the I/O limit
     seccomp: str | None = None  # the profile's JSON text; None: the engine's default
     job_labels: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
 
 
 def container_config(spec: SandboxSpec, settings: Settings) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def container_config(spec: SandboxSpec, settings: Settings) -> dict[str, Any]:
     return {
         "Image": spec.image,
         "Entrypoint": ["/sbin/tini", "-g", "--"],
-        "Cmd": ["/bin/sh", LAUNCHER, INTERPRETERS[spec.script_type]],
+        "Cmd": ["/bin/sh", LAUNCHER, INTERPRETERS[spec.script_type], *spec.arguments],
         "User": spec.user,
         "WorkingDir": "/workspace",
         "Env": [f"{name}={value}" for name, value in _ENVIRONMENT.items()],

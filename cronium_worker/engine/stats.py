@@ -45,6 +45,7 @@ class UsageReader:
         self._files: dict[str, int] = {}
         self._proc = proc
         self._processes: Path | None = None
+        self._cpu_before_s = 0.0
         if pid is None:
             return
         paths = _paths(pid, proc, cgroup_root)
@@ -66,6 +67,15 @@ class UsageReader:
             return os.pread(self._files[name], 65536, 0).decode("ascii", "replace")
         except (KeyError, OSError):
             return ""
+
+    def begin(self) -> None:
+        """What it has used of the processors until now does not count: it has waited."""
+        self._cpu_before_s = self._cpu_s() or 0.0
+
+    def _cpu_s(self) -> float | None:
+        text = self._text("cpu")
+        usage_us = _field(text, "usage_usec")  # v2; v1 has one number in nanoseconds
+        return usage_us / 1e6 if usage_us is not None else _number(text, scale=1e9)
 
     def oom_kills(self) -> int:
         """How many processes of the container the kernel killed for want of memory."""
@@ -94,13 +104,11 @@ class UsageReader:
         return {"memory_bytes": _integer(self._text("memory now")), "pids": _integer(self._text("pids now"))}
 
     def read(self) -> Metrics:
-        cpu = self._text("cpu")
-        usage_us = _field(cpu, "usage_usec")  # v2; v1 has one number in nanoseconds
-        cpu_seconds = usage_us / 1e6 if usage_us is not None else _number(cpu, scale=1e9)
+        cpu_s = self._cpu_s()
         received, sent = _network(self._text("net"))
         read, written = _disk(self._text("io"))
         return Metrics(
-            cpu_seconds=cpu_seconds,
+            cpu_seconds=None if cpu_s is None else cpu_s - self._cpu_before_s,
             memory_peak_bytes=_integer(self._text("memory")),
             pids_peak=_integer(self._text("pids")),
             network_rx_bytes=received,

@@ -27,12 +27,15 @@ from cronium_worker.workspace import directories
 from cronium_worker.workspace.assignment import Assignment, assign
 from cronium_worker.workspace.directories import Workspace
 from cronium_worker.workspace.gate import Gate
-from cronium_worker.workspace.staging import stage_job, stage_launcher
+from cronium_worker.workspace.staging import command_line, stage_job, stage_launcher
 from cronium_worker.workspace.uids import free_uid
 
 logger = logging.getLogger(__name__)
 
 CLEANUP_TIMEOUT_S = 60
+# What an interpreter that waits takes is less (measured: 4 and 16 MB). With a limit below it, the kernel refuses the
+# limit or ends the interpreter.
+_LEAST_MEMORY_BYTES: Mapping[ScriptType, int] = {"bash": 0, "python": 16 * 2**20, "node": 64 * 2**20}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,8 @@ class Kind:
 def kind_of(job: Job, image: str, image_id: str, defaults: Resources) -> Kind | None:
     """Of which kind a sandbox must be to be used for a job; None: the job needs one that is made for it. `job`: with
     the fleet's defaults, which are given here as well."""
+    if job.resources.memory < min(_LEAST_MEMORY_BYTES[job.script.type], defaults.memory):
+        return None
     network = job.network
     of_its_own = network.dns or network.extra_hosts or network.mode not in ("isolated", "none")
     # The rates of disk I/O are fixed when a container is made.
@@ -73,7 +78,7 @@ class Sandbox:
 
     `end` is readable when its first process is gone; None where the worker cannot see the host's processes.
     `left`: its state when it was taken over. `stream`: its output, attached or stored; None: not opened yet.
-    `resources`: what it was made with, of one that waits for a job.
+    `resources`: what it was made with, of one that waits for a job. `started`: with an interpreter that waits as well.
     """
 
     host: Host
@@ -85,6 +90,7 @@ class Sandbox:
     end: int | None
     left: ContainerState | None = None
     resources: Resources | None = None
+    started: bool = False
     _closed: bool = field(default=False, repr=False)
 
     @classmethod
@@ -105,6 +111,7 @@ class Sandbox:
         """Make one that waits for whatever job of its kind comes, with the fleet's default limits. Raises Fault; then
         nothing is left."""
         resources = host.settings.defaults
+        started = host.settings.pool.interpreters and kind.script_type != "bash"
         sandbox = cls._make(
             host,
             name=f"cronium.{uuid4().hex}",  # with a dot: no job's
@@ -113,8 +120,10 @@ class Sandbox:
             resources=resources,
             network=Network(mode=kind.network),
             labels={},
+            arguments=command_line(kind.script_type) if started else (),
         )
         sandbox.resources = resources
+        sandbox.started = started
         return sandbox
 
     @classmethod
@@ -128,6 +137,7 @@ class Sandbox:
         resources: Resources,
         network: Network,
         labels: Mapping[str, str],
+        arguments: tuple[str, ...] = (),
     ) -> "Sandbox":
         settings = host.settings
         sandbox_id = uuid4().hex
@@ -154,6 +164,7 @@ class Sandbox:
                 device=device,
                 seccomp=host.seccomp,
                 job_labels=labels,
+                arguments=arguments,
             )
             if network.mode == "isolated":
                 ensure_network(host.engine, fleet=settings.fleet)
@@ -208,9 +219,14 @@ class Sandbox:
         """Write the job's files and open the gate: the script starts. Raises ContainerStartError."""
         try:
             uid, gid = self.workspace.owner()
-            stage_job(self.workspace, job, attempt=attempt, host=self.host.settings.host_name, uid=uid, gid=gid)
+            host = self.host.settings.host_name
+            # Node.js sizes its heap at its start, by the memory limit that it finds.
+            resized = self.resources is None or job.resources.memory != self.resources.memory
+            started = self.started and not (resized and job.script.type == "node")
+            stage_job(self.workspace, job, attempt=attempt, host=host, uid=uid, gid=gid, started=started)
         except OSError as error:
             raise ContainerStartError(f"staging: {error.strerror}", retryable=True) from error
+        self.usage.begin()
         self.gate.open()
 
     @classmethod

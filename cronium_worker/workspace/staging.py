@@ -18,6 +18,8 @@ _SCRIPTS = "/workspace/scripts"
 _LIBRARY = "/usr/local/lib/cronium"
 LAUNCHER_NAME = "launcher.sh"
 START_NAME = "start.sh"
+MARK_NAME = "mark"
+ENVIRONMENT_NAME = "environment"
 _FILES: dict[ScriptType, str] = {"bash": "main.sh", "python": "main.py", "node": "main.js"}
 _ARGUMENTS: dict[ScriptType, tuple[str, ...]] = {
     "bash": ("-euo", "pipefail"),
@@ -31,16 +33,26 @@ _SHELL_NAMES = frozenset(
     | {"SHELLOPTS", "DIRSTACK", "FUNCNAME", "HISTCMD", "EPOCHSECONDS", "EPOCHREALTIME", "SRANDOM", "POSIXLY_CORRECT"}
 )
 _SHELL_PREFIXES = ("BASH", "LC_", "LANG")  # Bash, where the image's sh is that, warns of locales it does not know
+# What Python, Node.js and the libraries below them read when they start (found by a getenv(3) that tells; of the C
+# libraries, by their manuals): for an interpreter that was started before its job it is too late.
+_READ_AT_START = (
+    *("PYTHON", "__PYVENV", "NODE_", "UV_", "ICU_", "OPENSSL", "SSL_", "SIMDUTF_", "WATCH_", "LC_", "LANG", "TZ"),
+    *("LD_", "MALLOC_", "MIMALLOC_", "GLIBC", "MUSL_", "GCONV_PATH", "LOCPATH", "NLSPATH", "HOME"),
+)
 
 
 def stage_launcher(workspace: Workspace) -> None:
     """Put the launcher where the container looks for it, before the container is made."""
     with as_file(files("cronium_worker") / "assets" / "helpers" / LAUNCHER_NAME) as source:
         _write(workspace.control / LAUNCHER_NAME, source.read_bytes(), mode=0o644)
+    _write(workspace.control / MARK_NAME, f"{end_mark(workspace)}\n".encode(), mode=0o644)
 
 
-def stage_job(workspace: Workspace, job: Job, *, attempt: int, host: str, uid: int, gid: int) -> None:
-    """Write the job's files. Nothing of the job is running yet: nobody else writes there."""
+def stage_job(
+    workspace: Workspace, job: Job, *, attempt: int, host: str, uid: int, gid: int, started: bool = False
+) -> None:
+    """Write the job's files. Nothing of the job is running yet: nobody else writes there. `started`: an interpreter
+    waits for the job, and may become its script if that makes no difference."""
     script = workspace.scripts / _FILES[job.script.type]
     _write(script, job.script.content.encode(), mode=0o644)
     if job.script.type == "node":
@@ -52,8 +64,11 @@ def stage_job(workspace: Workspace, job: Job, *, attempt: int, host: str, uid: i
         data["input.json"] = job.input_data
     for name, value in data.items():
         _write(workspace.data / name, json_bytes(value), mode=0o644, owner=(uid, gid))
-    start = start_script(job, attempt=attempt, event=event, mark=end_mark(workspace))
-    _write(workspace.control / START_NAME, start.encode(), mode=0o644)
+    values = environment(job, attempt=attempt, event=event)
+    _write(workspace.control / START_NAME, start_script(job, values).encode(), mode=0o644)
+    if started and not any(_matters_at_start(name) for name in values):
+        content = "\0".join([job.script.working_directory, *(f"{name}={value}" for name, value in values.items())])
+        _write(workspace.control / ENVIRONMENT_NAME, content.encode(), mode=0o644)
 
 
 def end_mark(workspace: Workspace) -> str:
@@ -79,38 +94,36 @@ def environment(job: Job, *, attempt: int, event: Mapping[str, Any]) -> dict[str
     return {**values, **own}
 
 
-def start_script(job: Job, *, attempt: int, event: Mapping[str, Any], mark: str) -> str:
-    """What the launcher does behind the gate, as POSIX shell: environment, directory, interpreter, end.
+def command_line(script_type: ScriptType) -> tuple[str, ...]:
+    """What follows the interpreter's name."""
+    return (*_ARGUMENTS[script_type], f"{_SCRIPTS}/{_FILES[script_type]}")
 
-    The values are in a file, not in arguments: no limit of 128 KiB each, and nothing in the process list. The shell
-    stays, deaf to signals, which the script has for itself, and says on no stream how the script was ended. It marks
-    the end of the streams if the script went well, nobody had told it to end (an engine that is stopped does), and no
-    process is left that could write there.
+
+def start_script(job: Job, values: Mapping[str, str]) -> str:
+    """How a process of the launcher becomes the script, as POSIX shell: environment, directory, interpreter.
+
+    The values are in a file, not in arguments: no limit of 128 KiB each, and nothing in the process list.
     """
     directory = shlex.quote(job.script.working_directory)
     lines, special = [f"mkdir -p {directory}", f"cd {directory} || exit"], []
-    for name, value in environment(job, attempt=attempt, event=event).items():
+    for name, value in values.items():
         assignment = f"{name}={shlex.quote(value)}"
-        if name in _SHELL_NAMES or name.startswith(_SHELL_PREFIXES):
+        if _is_special(name):
             special.append(assignment)
         else:
             lines.append(f"export {assignment}")
-    command = [*_ARGUMENTS[job.script.type], f"{_SCRIPTS}/{_FILES[job.script.type]}"]
     prefix = f"/usr/bin/env {' '.join(special)} " if special else ""
-    lines += [
-        "told=",
-        "trap told=1 HUP INT QUIT PIPE ALRM TERM USR1 USR2",  # not '': the script would ignore them as well
-        "exec 4>&2 2>/dev/null",
-        # The shell's own words on how it died go nowhere: here, not on the command, or they would be the script's.
-        f'(exec 2>&4 4>&-; exec {prefix}"$CRONIUM_INTERPRETER" {shlex.join(command)})',
-        "code=$?",
-        'if [ "$code$told" = 0 ] && ! kill -0 -1; then',
-        f"    printf %s {shlex.quote(mark)}",
-        f"    printf %s {shlex.quote(mark)} >&4",
-        "fi",
-        'exit "$code"',
-    ]
+    lines.append(f'exec {prefix}"$CRONIUM_INTERPRETER" {shlex.join(command_line(job.script.type))}')
     return "\n".join(lines) + "\n"
+
+
+def _is_special(name: str) -> bool:
+    return name in _SHELL_NAMES or name.startswith(_SHELL_PREFIXES)
+
+
+def _matters_at_start(name: str) -> bool:
+    """Whether a process that gets this variable later may differ from one that is started with it."""
+    return name.startswith(_READ_AT_START) or _is_special(name)
 
 
 def _event_metadata(event: Mapping[str, Any]) -> str:

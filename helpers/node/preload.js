@@ -9,6 +9,8 @@
  * A module's traces and import.meta.url say main.mjs; so does process.argv[1], which programs compare with them.
  *
  * Nothing changes for other files: worker threads and forked processes, which inherit --require, run as ever.
+ *
+ * A process that was started before its job waits here for it (gate.js).
  */
 
 const fs = require("node:fs");
@@ -76,4 +78,12 @@ function errorOf(compile) {
   } catch (error) {
     return error.message;
   }
+}
+
+if ("CRONIUM_GATE" in process.env) {
+  const gate = require.resolve("./gate.js");
+  require(gate)();
+  delete require.cache[gate];
+  module.children.pop();
+  for (const key of Object.keys(Module._pathCache)) if (Module._pathCache[key] === gate) delete Module._pathCache[key];
 }

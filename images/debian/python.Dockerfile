@@ -7,13 +7,14 @@ RUN apt-get update \
     && apt-get clean \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log
 
-COPY helpers/cronium.py helpers/cronium.pth /usr/local/lib/cronium/
+COPY helpers/cronium.py helpers/cronium.pth helpers/cronium_gate.py helpers/0-cronium.pth /usr/local/lib/cronium/
 
-# The path file makes the module importable, and known to every script without an import. The root
-# filesystem is read-only for jobs, so the module is compiled here.
+# cronium.pth makes the module importable, and known to every script without an import; 0-cronium.pth, the first, makes
+# an interpreter that is started before its job wait for it. The root filesystem is read-only for jobs, so the module is
+# compiled here.
 RUN site=$(python3 -c 'import site; print(site.getsitepackages()[0])') \
     && mkdir -p "$site" \
-    && mv /usr/local/lib/cronium/cronium.pth "$site/" \
-    && python3 -m compileall -q /usr/local/lib/cronium
+    && mv /usr/local/lib/cronium/*.pth "$site/" \
+    && python3 -m compileall -q /usr/local/lib/cronium/cronium.py
 
 USER 1000:1000

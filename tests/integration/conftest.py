@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cronium_worker.engine.client import Engine
 from cronium_worker.execution.runner import Runner
 from cronium_worker.execution.sandbox import Host
 from cronium_worker.fleet.events import Event
@@ -127,6 +128,20 @@ def make_bench(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) 
 @pytest.fixture
 def bench(make_bench: Callable[..., Bench]) -> Bench:
     return make_bench()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Containers whose end the engine was asked for."""
+    asked: list[str] = []
+    wait = Engine.wait
+
+    def noted(engine: Engine, container_id: str, *, timeout_s: int) -> Any:
+        asked.append(container_id)
+        return wait(engine, container_id, timeout_s=timeout_s)
+
+    monkeypatch.setattr(Engine, "wait", noted)
+    return asked
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ def test_the_default_container_is_the_reviewed_one() -> None:
                 "Labels.cronium.script.type": "node",
             },
         ),
+        ({"arguments": ("-x", "y")}, {"Cmd": ["/bin/sh", "/run/cronium/launcher.sh", "bash", "-x", "y"]}),
         ({"image": "tools@sha256:00"}, {"Image": "tools@sha256:00"}),
         ({"user": "2000:3000"}, {"User": "2000:3000"}),
         ({"sandbox_id": "6b"}, {"Labels.cronium.sandbox": "6b"}),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from cronium_worker.models import Job
 from cronium_worker.workspace import Workspace, create, remove
 from cronium_worker.workspace.gate import Gate
-from cronium_worker.workspace.staging import environment, stage_job, stage_launcher, start_script
+from cronium_worker.workspace.staging import end_mark, environment, stage_job, stage_launcher, start_script
 from tests.conftest import wait_until
 
 UID, GID = (4321, 4322) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
@@ -118,7 +118,7 @@ def test_nothing_is_written_over_or_through_what_is_there(workspace: Workspace, 
     assert canary.read_text() == "untouched"
 
 
-def test_secrets_are_in_the_start_script_alone(workspace: Workspace) -> None:
+def test_secrets_are_in_the_control_directory_alone(workspace: Workspace) -> None:
     stage(workspace, job(secrets={"TOKEN": "hunter2"}, input_data=1))
 
     assert "hunter2" in (workspace.control / "start.sh").read_text()
@@ -164,7 +164,7 @@ def test_an_event_too_large_for_a_variable_is_in_its_file_only(size: int, kept: 
 
 def delivered(sh: list[str], started: Job, tmp_path: Path) -> dict[str, str]:
     """The environment that a program gets: the interpreter is env(1), its script's name the option -0."""
-    text = start_script(started, attempt=1, event={}, mark="END").replace("/workspace/scripts/main.py", "-0")
+    text = start_script(started, environment(started, attempt=1, event={})).replace("/workspace/scripts/main.py", "-0")
     path = tmp_path / "start.sh"
     path.write_bytes(text.encode())
     ran = subprocess.run(
@@ -279,7 +279,7 @@ def test_the_interpreter_gets_its_arguments_and_directory(
     script = {"type": kind, "content": "", "working_directory": directory}
     started = Job.model_validate({"script": script, "environment": special})
     path = tmp_path / "start.sh"
-    path.write_text(start_script(started, attempt=1, event={}, mark="END"))
+    path.write_text(start_script(started, environment(started, attempt=1, event={})))
 
     ran = subprocess.run(
         [*sh, str(path)],
@@ -445,6 +445,244 @@ def test_without_an_interpreter_nothing_passes_the_gate(started: Any, sh: list[s
     assert (code, out) == (127, "")
     assert err == "cronium: this image has no no-such-interpreter\n"
     assert not waiting.gate.passed()
+
+
+# ---- an interpreter that waits at the gate itself
+
+# Says what it is asked (-c), or waits as cronium_gate.py and node/gate.js do, and does what $BEHAVIOUR names.
+WAITING = """#!/bin/sh
+if [ "$1" = -c ]; then
+    [ "$BEHAVIOUR" = "is another" ] || printf waits
+    exit 0
+fi
+if [ -z "${{CRONIUM_GATE+x}}" ]; then
+    echo "fresh $*"
+    exit 7
+fi
+echo $$ >{pid}
+[ "$BEHAVIOUR" != "dies early" ] || exit 1
+printf a >&4
+[ "$BEHAVIOUR" != "dies at the gate" ] || kill -9 $$
+read -r _ <&3 || [ -e "$CRONIUM_GATE/released" ] || exit 75
+[ "$BEHAVIOUR" != "dies behind the gate" ] || kill -9 $$
+if [ "$BEHAVIOUR" = "is of no use" ]; then printf f >&4; exit 0; fi
+printf s >&4
+exec 3<&- 4>&-
+[ "$BEHAVIOUR" != "is told" ] || {{ trap 'echo told; exit 0' TERM; echo begun; while :; do :; done; }}
+echo "waited $*"
+exit ${{CODE:-0}}
+"""
+
+
+class WaitingInterpreter:
+    """The launcher with an interpreter that was started in advance, in a process group of its own as in a container."""
+
+    def __init__(self, sh: list[str], workspace: Workspace, tmp_path: Path, behaviour: str, **environ: str) -> None:
+        stage_launcher(workspace)
+        self.gate = Gate(workspace.control)
+        stage_job(workspace, job("python"), attempt=2, host="h1", uid=UID, gid=GID, started=True)
+        for name in ("start.sh", "launcher.sh"):
+            path = workspace.control / name
+            text = path.read_text().replace("/run/cronium", str(workspace.control))
+            path.write_text(text.replace("/workspace", str(workspace.scratch)))
+        program = tmp_path / "python3"
+        self.pid = tmp_path / "pid"
+        program.write_text(WAITING.format(pid=self.pid))
+        program.chmod(0o755)
+        self.mark = end_mark(workspace)
+        self.process = subprocess.Popen(
+            [*sh, str(workspace.control / "launcher.sh"), "python3", "main.py"],
+            env={"PATH": f"{tmp_path}:{os.defpath}", "BEHAVIOUR": behaviour, **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_until_started(self) -> None:
+        wait_until(lambda: self.pid.exists() and self.pid.read_text(), what="the interpreter")
+
+    def wait_until_dead(self) -> None:
+        self.wait_until_started()
+        wait_until(lambda: not Path(f"/proc/{int(self.pid.read_text())}").exists(), what="its end")
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=10)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def interpreter(workspace: Workspace, tmp_path: Path) -> Iterator[Any]:
+    made: list[WaitingInterpreter] = []
+
+    def start(sh: list[str], behaviour: str = "", **environ: str) -> WaitingInterpreter:
+        made.append(WaitingInterpreter(sh, workspace, tmp_path, behaviour, **environ))
+        return made[-1]
+
+    yield start
+    for waiting in made:
+        waiting.gate.close()
+        with suppress(ProcessLookupError):
+            os.killpg(waiting.process.pid, signal.SIGKILL)
+        waiting.process.communicate()
+
+
+@SH
+@pytest.mark.parametrize("code", [0, 9])
+def test_an_interpreter_that_waits_becomes_the_script(interpreter: Any, sh: list[str], code: int) -> None:
+    waiting = interpreter(sh, CODE=str(code))
+    waiting.wait_until_started()
+    waiting.gate.open()
+    end = waiting.end()
+
+    # Other processes of the user may be there: then there is no mark.
+    assert end[0] == code
+    assert end[1].removesuffix(waiting.mark) == "waited main.py\n"
+    assert end[2] in ("", waiting.mark)
+    assert code == 0 or (waiting.mark not in end[1] and not end[2])
+    assert waiting.gate.passed()
+
+
+@SH
+@pytest.mark.parametrize("behaviour", ["dies early", "dies at the gate"])
+def test_one_that_dies_before_the_gate_opens_costs_nothing(
+    interpreter: Any, sh: list[str], behaviour: str, workspace: Workspace
+) -> None:
+    waiting = interpreter(sh, behaviour)
+    waiting.wait_until_dead()
+    assert waiting.process.poll() is None
+    waiting.gate.open()
+
+    assert waiting.end() == (7, f"fresh {workspace.scratch}/scripts/main.py\n", "")
+    assert waiting.gate.passed()
+
+
+@SH
+def test_one_that_dies_early_behind_an_open_gate_costs_nothing(
+    interpreter: Any, sh: list[str], workspace: Workspace
+) -> None:
+    waiting = interpreter(sh, "dies early")
+    waiting.gate.open()
+
+    assert waiting.end() == (7, f"fresh {workspace.scratch}/scripts/main.py\n", "")
+    assert waiting.gate.passed()
+
+
+@SH
+def test_where_it_may_have_read_the_word_nothing_else_is_started(interpreter: Any, sh: list[str]) -> None:
+    """The gate says whether it had."""
+    waiting = interpreter(sh, "dies behind the gate")
+    waiting.gate.open()
+
+    assert waiting.end() == (137, "", "")
+    assert waiting.gate.passed()
+
+
+@SH
+def test_one_that_is_of_no_use_leaves_the_job_to_a_fresh_one(
+    interpreter: Any, sh: list[str], workspace: Workspace
+) -> None:
+    waiting = interpreter(sh, "is of no use")
+    waiting.wait_until_started()
+    waiting.gate.open()
+
+    assert waiting.end() == (7, f"fresh {workspace.scratch}/scripts/main.py\n", "")
+    assert waiting.gate.passed()
+
+
+@SH
+def test_one_that_would_not_wait_is_not_started(interpreter: Any, sh: list[str], workspace: Workspace) -> None:
+    waiting = interpreter(sh, "is another")
+    waiting.gate.open()
+
+    assert waiting.end() == (7, f"fresh {workspace.scratch}/scripts/main.py\n", "")
+    assert not waiting.pid.exists()
+
+
+@SH
+def test_an_image_cannot_say_that_it_is_the_gate(interpreter: Any, sh: list[str], workspace: Workspace) -> None:
+    waiting = interpreter(sh, "is another", CRONIUM_GATE="/forged")
+    waiting.gate.open()
+
+    assert waiting.end() == (7, f"fresh {workspace.scratch}/scripts/main.py\n", "")
+
+
+@SH
+def test_both_end_when_their_worker_is_gone(interpreter: Any, sh: list[str]) -> None:
+    waiting = interpreter(sh)
+    waiting.wait_until_started()
+    waiting.gate.close()
+
+    assert waiting.end() == (75, "", "")
+
+
+@SH
+def test_one_whose_worker_died_after_the_mark_becomes_the_script(interpreter: Any, sh: list[str]) -> None:
+    waiting = interpreter(sh, CODE="9")
+    waiting.wait_until_started()
+    waiting.gate._mark.touch()
+    waiting.gate.close()
+
+    assert waiting.end() == (9, "waited main.py\n", "")
+
+
+@SH
+def test_both_end_when_they_are_told_at_the_gate(interpreter: Any, sh: list[str]) -> None:
+    waiting = interpreter(sh)
+    waiting.wait_until_started()
+    os.killpg(waiting.process.pid, signal.SIGTERM)
+
+    assert waiting.end() == (143, "", "")
+
+
+@SH
+def test_a_script_that_was_told_to_end_is_not_marked(interpreter: Any, sh: list[str]) -> None:
+    waiting = interpreter(sh, "is told")
+    waiting.gate.open()
+    assert waiting.process.stdout is not None
+    assert waiting.process.stdout.readline() == "begun\n"
+    os.killpg(waiting.process.pid, signal.SIGTERM)
+
+    assert waiting.end() == (0, "told\n", "")
+
+
+# ---- which jobs an interpreter that waits may become
+
+
+def offered(workspace: Workspace, staged: Job) -> list[str] | None:
+    stage_job(workspace, staged, attempt=1, host="h1", uid=UID, gid=GID, started=True)
+    path = workspace.control / "environment"
+    return path.read_text().split("\0") if path.exists() else None
+
+
+def test_it_gets_directory_and_environment(workspace: Workspace) -> None:
+    values = {"A": "1\n=2 'ü", "PATH": "/x", "PWD": "/y"}
+    [directory, *variables] = offered(workspace, python_job(values, secrets={"TOKEN": "hunter2"})) or []
+
+    assert directory == "/tmp"
+    assert {"A=1\n=2 'ü", "PATH=/x", "PWD=/y", "TOKEN=hunter2", "CRONIUM_JOB_TYPE=python"} <= set(variables)
+    assert len(variables) == 10
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["PYTHONHASHSEED", "PYTHON_COLORS", "NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "UV_THREADPOOL_SIZE", "ICU_DATA"],
+        *["OPENSSL_CONF", "SSL_CERT_FILE", "LANG", "LANGUAGE", "LC_ALL", "TZ", "TZDIR", "HOME", "LD_PRELOAD"],
+        *["MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "LOCPATH", "UID", "_"],
+    ],
+)
+@pytest.mark.parametrize("secret", [False, True])
+def test_what_is_read_at_the_start_needs_a_fresh_start(workspace: Workspace, name: str, secret: bool) -> None:
+    values = {name: "1"}
+
+    assert offered(workspace, python_job({} if secret else values, values if secret else {})) is None
+
+
+def test_without_an_interpreter_that_waits_nothing_is_written_for_it(workspace: Workspace) -> None:
+    stage(workspace, python_job({}))
+
+    assert not (workspace.control / "environment").exists()
 
 
 def test_an_open_gate_is_not_passed_before_somebody_went_through(workspace: Workspace) -> None:

@@ -112,6 +112,17 @@ def test_the_figures_of_the_last_moment_are_read_from_the_files_that_were_opened
     reader.close()
 
 
+def test_what_was_used_before_the_beginning_does_not_count(host: Host) -> None:
+    reader = host.reader()
+    reader.begin()
+    for path in [*host.root.glob("cgroup/**/cpuacct.usage"), *host.root.glob("cgroup/**/cpu.stat")]:
+        path.write_text("usage_usec 9000000\n" if path.name == "cpu.stat" else "9000000000\n")
+
+    assert ALL.cpu_seconds is not None
+    assert reader.read() == ALL.model_copy(update={"cpu_seconds": 9 - ALL.cpu_seconds})
+    reader.close()
+
+
 def test_the_processes_are_those_of_the_moment(host: Host) -> None:
     reader = host.reader()
     assert reader.processes() == [4242, 4250, 4251]
