@@ -6,7 +6,8 @@ nothing or kept a core busy: docs/architecture.md.)
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -51,11 +52,22 @@ def on_every_host(task: str) -> None:
 
 def waiting_messages(queue: str) -> int:
     """How many messages a queue holds. Raises kombu errors when the broker does not answer."""
-    with app.connection_or_acquire() as connection, connection.channel() as channel:
+    with app.connection_or_acquire() as connection, _channel(connection) as channel:
         try:
             return int(channel.queue_declare(queue=queue, passive=True).message_count)
         except connection.channel_errors:  # not there: on Redis, an empty one is not
             return 0
+
+
+@contextmanager
+def _channel(connection: Any) -> Iterator[Any]:
+    """On RabbitMQ one for this question: it is closed when the queue is not there. On Redis, where that would be two
+    new connections at each beat of each host, the connection's own."""
+    if connection.transport.driver_type == "redis":
+        yield connection.default_channel
+        return
+    with connection.channel() as channel:
+        yield channel
 
 
 @app.task(name=RECOVER, ignore_result=True, send_events=False)
