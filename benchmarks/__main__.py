@@ -1,25 +1,32 @@
-"""`make bench`: run all benchmarks, print a table, write benchmarks/results/latest.json.
+"""`make bench`: run all benchmarks, print a table, write benchmarks/results/latest.json and docs/performance.png.
 
-`make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py).
+`make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py). `make bench ARGS=scale`: what one
+Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="gate logs growth"`: only those parts of it,
+printed and not kept.
 """
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attacks
+from benchmarks import attacks, growth, scale
 from benchmarks.fleet import running_worker
+from benchmarks.gate import gate
 from benchmarks.housekeeping import pull_to_all_hosts, sweep_orphans
-from benchmarks.jobs import docker_run, enqueue_to_result, lines_lost, plain_celery, raw_cycle
+from benchmarks.jobs import docker_run, enqueue_to_result, plain_celery, raw_cycle
 from benchmarks.load import burst, idle, running, throughput
+from benchmarks.logs import logs
 from benchmarks.measure import Figure
+from benchmarks.plots import plot_performance
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 ROUNDS = 20
 LANGUAGES = ("bash", "python", "node")
+LINES = 500_000
 
 
 def main() -> None:
@@ -27,7 +34,7 @@ def main() -> None:
         floor = raw_cycle(ROUNDS)
         figures = [floor, docker_run(ROUNDS, floor), plain_celery(ROUNDS, floor)]
         figures += [enqueue_to_result(language, queue, ROUNDS, floor, warm=False) for language in LANGUAGES]
-        figures.append(lines_lost(500_000, queue))
+        figures += logs(LINES, queue)
     with running_worker(CRONIUM_POOL__SIZE="8") as queue:
         for network in "isolated", "none":
             figures += [
@@ -38,16 +45,31 @@ def main() -> None:
             enqueue_to_result(language, queue, ROUNDS, floor, warm=True, note=", no interpreters")
             for language in LANGUAGES[1:]
         ]
+    figures += gate()
     figures += throughput(40)
     figures += burst(200)
     figures += idle(8)
     figures += running(64)
     figures += sweep_orphans(200)
     figures += pull_to_all_hosts(rounds=5, megabytes=50)
+    figures += growth.figures()
     show(figures)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps([figure.as_dict() for figure in figures], indent=2) + "\n")
+    plot_performance([figure.as_dict() for figure in figures])
     sys.stdout.write(f"written to {RESULTS}\n")
+
+
+def _logs() -> list[Figure]:
+    with running_worker(CRONIUM_POOL__SIZE="0") as queue:
+        return logs(LINES, queue)
+
+
+PARTS: Mapping[str, Callable[[], list[Figure]]] = {"gate": gate, "logs": _logs, "growth": growth.figures}
+
+
+def parts(names: list[str]) -> None:
+    show([figure for name in names for figure in PARTS[name]()])
 
 
 def show(figures: list[Figure]) -> None:
@@ -63,4 +85,14 @@ def show(figures: list[Figure]) -> None:
 
 
 if __name__ == "__main__":
-    attacks.main() if sys.argv[1:] == ["attacks"] else main()
+    match sys.argv[1:]:
+        case ["attacks"]:
+            attacks.main()
+        case ["scale"]:
+            scale.again_with_own_redis("benchmarks.scale")
+        case [*names] if names and set(names) <= set(PARTS):
+            parts(names)
+        case []:
+            main()
+        case _:
+            sys.exit(f"attacks, scale, or any of: {' '.join(PARTS)}")

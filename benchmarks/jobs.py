@@ -8,7 +8,7 @@ from docker.utils import kwargs_from_env
 
 from benchmarks.measure import Figure, figure, timed_ms
 from benchmarks.plain import plain_worker, run
-from cronium_worker import execute_job, follow
+from cronium_worker import execute_job
 from cronium_worker.engine.spec import NETWORK_NAME
 from cronium_worker.settings import get_settings
 
@@ -87,16 +87,3 @@ def enqueue_to_result(
     samples = timed_ms(lambda: execute_job.delay(job).get(timeout=TIMEOUT_S), rounds, pause_s=REFILL_S if warm else 0)
     name = f"enqueue → result, {language} echo, {'warm' if warm else 'cold'}{note}"
     return figure(name if network == "isolated" else f"{name}, no network", "ms", samples, floor)
-
-
-def lines_lost(lines: int, queue: str) -> Figure:
-    """Numbered lines as fast as Python prints them; how many are missing or out of order in the stream."""
-    content = f"import sys\nfor n in range({lines}): sys.stdout.write(f'{{n:099d}}\\n')"
-    resources = {"cpu": get_settings().maxima.cpu}
-    job_id = execute_job.delay(
-        {"script": {"type": "python", "content": content}, "queue": queue, "resources": resources}
-    ).id
-    text = "".join(event["data"] for event in follow(job_id) if event["type"] == "log")
-    seen = [int(line) for line in text.splitlines()]
-    lost = lines - sum(1 for expected, line in zip(range(lines), seen, strict=False) if expected == line)
-    return figure(f"lines lost of {lines}", "lines", [float(lost)])

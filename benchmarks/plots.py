@@ -1,5 +1,9 @@
-"""The pictures of the documentation, from the figures of a run."""
+"""The pictures of the documentation, from the figures of a run. `python -m benchmarks.plots` draws them anew."""
 
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 DOCS = Path(__file__).parent.parent / "docs"
+RESULTS = Path(__file__).parent / "results"
+# "claim, 10,000 waiting", "memory for each of 1,000 records": what, how many, of what.
+_GROWN = re.compile(r"(.+?)(?:,| for each of) ([\d,]+) (waiting|records)")
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9741a", "#8a8f98"
 
 
@@ -49,3 +56,60 @@ def plot_scale(found: dict[str, Any], path: Path = DOCS / "scaling.png") -> None
         _clean(axes)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def plot_performance(figures: Sequence[Mapping[str, Any]], path: Path = DOCS / "performance.png") -> None:
+    """All figures that have a floor or a peer, as ratios: left, what a job costs; right, what grows."""
+    grown: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    beside: list[tuple[str, float, str]] = []
+    for row in figures:
+        match = _GROWN.fullmatch(row["name"])
+        if match:
+            what, count, of = match.groups()
+            grown[f"{what}, {of}"].append((int(count.replace(",", "")), row["ratio"] or 1.0))
+        elif row["ratio"] is not None:
+            beside.append((row["name"], row["ratio"], f"{row['p50']:.3g} {row['unit']}"))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(12.5, 1.6 + 0.26 * max(14, len(beside))), layout="constrained", width_ratios=(1.15, 1)
+    )
+    _dots(left, beside)
+    for name, points in grown.items():
+        style = {"linestyle": "--"} if name.endswith("waiting") else {}
+        right.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, **style)
+    right.axhline(1, color=_GREY, linewidth=1)
+    right.set(
+        xscale="log", yscale="log", xlabel="messages waiting, or records", title="As the queue and the records grow"
+    )
+    right.set_ylabel("beside the smallest, p50")
+    right.set_ylim(0.3, max(10, 1.5 * max((ratio for points in grown.values() for _, ratio in points), default=1)))
+    right.yaxis.set_major_formatter("{x:g}x")
+    _clean(right)
+    if grown:
+        right.legend(frameon=False, fontsize=7.5, loc="upper left", ncols=2)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _dots(axes: Axes, rows: Sequence[tuple[str, float, str]]) -> None:
+    places = range(len(rows), 0, -1)
+    ratios = [max(ratio, 1e-3) for _, ratio, _ in rows]
+    axes.hlines(places, 1, ratios, color="#c9d3e0", linewidth=2)
+    axes.plot(ratios, places, "o", color=_BLUE)
+    for place, ratio, (_, _, text) in zip(places, ratios, rows, strict=True):
+        axes.annotate(text, (ratio, place), textcoords="offset points", xytext=(7, -3), fontsize=7.5, color=_GREY)
+    axes.axvline(1, color=_GREY, linewidth=1)
+    axes.set_yticks(places, [name for name, _, _ in rows], fontsize=8)
+    axes.set(xscale="log", xlabel="beside the floor or the peer of the same run, p50", title="What a job costs")
+    axes.margins(x=0.25)
+    axes.xaxis.set_major_formatter("{x:g}x")
+    _clean(axes)
+
+
+def main() -> None:
+    if (latest := RESULTS / "latest.json").exists():
+        plot_performance(json.loads(latest.read_text()))
+    plot_scale(json.loads((RESULTS / "scale.json").read_text()))
+
+
+if __name__ == "__main__":
+    main()
