@@ -43,7 +43,7 @@ def plot_scale(found: dict[str, Any], path: Path = DOCS / "scaling.png") -> None
     left.text(hosts[0], 108, "one thread, full", fontsize=8, color=_GREY, va="bottom")
     left.set_ylim(top=220)
     left.set(xlabel="hosts", ylabel="Redis: % of a core", title="What Redis's one thread does")
-    left.legend(frameon=False, loc="lower right")
+    left.legend(frameon=False, loc="center left")
     ways = (("claimed_ms", "call → claimed", _BLUE), ("returned_ms", "end → get() returns", _ORANGE))
     for name, label, color in ways:
         right.loglog(hosts, [row[f"{name}_p50"] for row in rows], "o-", color=color, label=f"{label}, p50")
@@ -52,7 +52,9 @@ def plot_scale(found: dict[str, Any], path: Path = DOCS / "scaling.png") -> None
     right.legend(frameon=False, fontsize=9)
     for axes in (left, right):
         axes.set_xticks(hosts, [f"{count:,}" for count in hosts])
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
+        axes.margins(x=0.09)
         _clean(axes)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -73,9 +75,12 @@ def plot_performance(figures: Sequence[Mapping[str, Any]], path: Path = DOCS / "
         1, 2, figsize=(12.5, 1.6 + 0.26 * max(14, len(beside))), layout="constrained", width_ratios=(1.15, 1)
     )
     _dots(left, beside)
+    colors: dict[str, str] = {}
     for name, points in grown.items():
-        style = {"linestyle": "--"} if name.endswith("waiting") else {}
-        right.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, **style)
+        what, _, of = name.rpartition(", ")
+        color = colors.setdefault(what, f"C{len(colors)}")
+        style = "--" if of == "waiting" else "-"
+        right.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=color, linestyle=style)
     right.axhline(1, color=_GREY, linewidth=1)
     right.set(
         xscale="log", yscale="log", xlabel="messages waiting, or records", title="As the queue and the records grow"
@@ -96,7 +101,11 @@ def _dots(axes: Axes, rows: Sequence[tuple[str, float, str]]) -> None:
     axes.hlines(places, 1, ratios, color="#c9d3e0", linewidth=2)
     axes.plot(ratios, places, "o", color=_BLUE)
     for place, ratio, (_, _, text) in zip(places, ratios, rows, strict=True):
-        axes.annotate(text, (ratio, place), textcoords="offset points", xytext=(7, -3), fontsize=7.5, color=_GREY)
+        left = ratio < 1
+        axes.annotate(
+            text, (ratio, place), textcoords="offset points", xytext=(-7 if left else 7, -3),
+            ha="right" if left else "left", fontsize=7.5, color=_GREY,
+        )  # fmt: skip
     axes.axvline(1, color=_GREY, linewidth=1)
     axes.set_yticks(places, [name for name, _, _ in rows], fontsize=8)
     axes.set(xscale="log", xlabel="beside the floor or the peer of the same run, p50", title="What a job costs")

@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks.measure import figure
 from benchmarks.model import Answer, Load, beat, call, idle, real_host, redis, simulated
 from benchmarks.redis_meter import Meter, Spent
+from cronium_worker.settings import get_settings
 from tests.own_redis import OwnRedis
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
@@ -56,10 +57,12 @@ def own_redis() -> Iterator[str]:
 
 
 def again_with_own_redis(module: str) -> None:
-    """Run a module in a process whose settings name a Redis of its own."""
-    with own_redis() as url:
-        environment = (f"CRONIUM_REDIS_URL={url}", "CRONIUM_FLEET=model", "CRONIUM_METRICS_INTERVAL=10")
-        subprocess.run(["/usr/bin/env", *environment, sys.executable, "-m", module], check=True)
+    """Run a module in a process whose settings name a Redis of its own; then once more, with a broker of its own."""
+    command = [sys.executable, "-m", module]
+    with own_redis() as url, own_redis() as broker:
+        environment = ["/usr/bin/env", f"CRONIUM_REDIS_URL={url}", "CRONIUM_FLEET=model"]
+        subprocess.run([*environment, *command], check=True)
+        subprocess.run([*environment, f"CRONIUM_BROKER_URL={broker}", *command, "apart"], check=True)
 
 
 # ---- the model beside a real host
@@ -232,6 +235,34 @@ def back_to_back(jobs: int = 300, lines: int = 20) -> dict[str, float]:
     return found
 
 
+# ---- a broker of its own
+
+
+def apart(hosts: int = 100) -> dict[str, dict[str, float]]:
+    """What is left for the Redis of records, events and results, and what the broker's does."""
+    broker = get_settings().broker_url
+    assert broker is not None
+    with redis() as client:
+        client.flushall()
+    other = Meter.at(broker.get_secret_value())
+    load = load_for(hosts)
+    with simulated(hosts), beat():
+        time.sleep(_SETTLING_S)
+        other.read()
+        quiet = {"records": idle(IDLE_S), "broker": other.read()}
+        answer = call(load)
+        busy = {"records": answer.spent, "broker": other.read()}
+    _check(answer)
+    return {
+        name: {
+            "idle_cpu_ms_a_host": 1000 * quiet[name].busy / hosts,
+            "job_cpu_ms": 1000 * (busy[name].cpu_s - quiet[name].busy * busy[name].seconds) / answer.completed,
+            "connections": quiet[name].clients,
+        }
+        for name in quiet
+    }
+
+
 def main() -> None:
     console = Console(highlight=False)
     console.width = max(console.width, 150)
@@ -291,5 +322,13 @@ def show(console: Console, found: dict[str, Any]) -> None:
         console.print(f"{name}: {value:.4g}")
 
 
+def main_apart() -> None:
+    """Adds to what `main` has written."""
+    found = json.loads(RESULTS.read_text()) | {"apart": apart()}
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    for name, row in found["apart"].items():
+        sys.stdout.write(f"{name} alone: {', '.join(f'{what} {value:.3g}' for what, value in row.items())}\n")
+
+
 if __name__ == "__main__":
-    main()
+    main_apart() if sys.argv[1:] == ["apart"] else main()
