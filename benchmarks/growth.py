@@ -6,6 +6,7 @@
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -145,8 +146,12 @@ def _once_ms(action: Callable[[], object]) -> list[float]:
 
 
 def _grown(what: str, counts: tuple[int, ...], *, ended: bool) -> list[Figure]:
-    found: list[Figure] = []
-    smallest: dict[str, Figure] = {}
+    found: dict[str, list[Figure]] = defaultdict(list)
+
+    def add(what: str, name: str, unit: str, samples: list[float]) -> None:
+        rows = found[what]
+        rows.append(figure(name, unit, samples, rows[0] if rows else None))
+
     with redis() as client:
         original = _Original(client, ended=ended)
         _costs()  # what comes first brings connections and scripts: not measured
@@ -156,18 +161,13 @@ def _grown(what: str, counts: tuple[int, ...], *, ended: bool) -> list[Figure]:
             original.copies(there + 1, count - there)
             there = count
             kept = (_memory(client) - empty) / count
-            rows = {**_costs(), "a look of recovery": _looks()}
+            costs = {**_costs(), "a look of recovery": _looks()}
             if ended:
-                rows["a sweep of the index"] = timed_ms(Oversight(store()).forget_expired, 5)
-            for name, samples in rows.items():
-                row = figure(f"{name}, {count:,} {what}", "ms", samples, smallest.get(name))
-                smallest.setdefault(name, row)
-                found.append(row)
-            row = figure(f"memory for each of {count:,} {what}", "bytes", [kept], smallest.get("memory"))
-            smallest.setdefault("memory", row)
-            found.append(row)
-        client.flushall()
-    return sorted(found, key=lambda row: row.name.split(",")[0])
+                costs["a sweep of the index"] = timed_ms(Oversight(store()).forget_expired, 5)
+            for name, samples in costs.items():
+                add(name, f"{name}, {count:,} {what}", "ms", samples)
+            add("memory", f"memory for each of {count:,} {what}", "bytes", [kept])
+    return [row for rows in found.values() for row in rows]
 
 
 def _memory(client: "Redis") -> int:

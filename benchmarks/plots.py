@@ -86,7 +86,7 @@ def plot_performance(figures: Sequence[Mapping[str, Any]], path: Path = DOCS / "
         xscale="log", yscale="log", xlabel="messages waiting, or records", title="As the queue and the records grow"
     )
     right.set_ylabel("beside the smallest, p50")
-    right.set_ylim(0.3, max(10, 1.5 * max((ratio for points in grown.values() for _, ratio in points), default=1)))
+    right.set_ylim(0.3, max(30, 6 * max((ratio for points in grown.values() for _, ratio in points), default=1)))
     right.yaxis.set_major_formatter("{x:g}x")
     _clean(right)
     if grown:
