@@ -55,7 +55,7 @@ worker_pool = "threads"
 worker_concurrency = _settings.concurrency
 worker_send_task_events = True
 task_send_sent_event = True
-task_track_started = True
+# Not task_track_started: 1.5 ms of a job's way, to say less than its record and its events do.
 
 beat_scheduler = "redbeat.RedBeatScheduler"
 redbeat_redis_url = _redis_url

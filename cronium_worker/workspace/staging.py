@@ -32,6 +32,7 @@ _SHELL_NAMES = frozenset(
     {"OPTIND", "OPTARG", "PPID", "UID", "EUID", "GROUPS", "RANDOM", "SECONDS", "LINENO", "SHLVL", "_"}
     | {"SHELLOPTS", "DIRSTACK", "FUNCNAME", "HISTCMD", "EPOCHSECONDS", "EPOCHREALTIME", "SRANDOM", "POSIXLY_CORRECT"}
 )
+_UNSPECIAL = "BASH_ENV"  # which each Bash job has: env(1) would cost it a millisecond
 _SHELL_PREFIXES = ("BASH", "LC_", "LANG")  # Bash, where the image's sh is that, warns of locales it does not know
 # What Python, Node.js and the libraries below them read when they start (found by a getenv(3) that tells; of the C
 # libraries, by their manuals): for an interpreter that was started before its job it is too late.
@@ -105,7 +106,7 @@ def start_script(job: Job, values: Mapping[str, str]) -> str:
     The values are in a file, not in arguments: no limit of 128 KiB each, and nothing in the process list.
     """
     directory = shlex.quote(job.script.working_directory)
-    lines, special = [f"mkdir -p {directory}", f"cd {directory} || exit"], []
+    lines, special = [f"[ -d {directory} ] || mkdir -p {directory}", f"cd {directory} || exit"], []
     for name, value in values.items():
         assignment = f"{name}={shlex.quote(value)}"
         if _is_special(name):
@@ -118,7 +119,7 @@ def start_script(job: Job, values: Mapping[str, str]) -> str:
 
 
 def _is_special(name: str) -> bool:
-    return name in _SHELL_NAMES or name.startswith(_SHELL_PREFIXES)
+    return name in _SHELL_NAMES or (name.startswith(_SHELL_PREFIXES) and name != _UNSPECIAL)
 
 
 def _matters_at_start(name: str) -> bool:

@@ -68,6 +68,7 @@ def test_a_script_uses_everything_and_completes(bench: Bench, language: str) -> 
     assert [event["seq"] for event in ran.events] == list(range(len(ran.events)))
     assert ran.result.metrics.cpu_seconds
     assert ran.result.metrics.memory_peak_bytes
+    assert ran.result.metrics.cpu_percent_peak
     assert ran.result.timings.run_s > 0
 
 
