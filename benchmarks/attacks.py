@@ -5,21 +5,20 @@ or until a limit ends it. What it fills and floods is bounded by the scripts the
 """
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fleet import running_worker
-from benchmarks.measure import figure
+from benchmarks.measure import Lookout, figure
 from cronium_worker import execute_job, follow, result
 from cronium_worker.fleet.store import record_key
 from cronium_worker.housekeeping import hosts
@@ -31,7 +30,6 @@ RESULTS = Path(__file__).parent / "results" / "attacks.json"
 ATTACK_S = 10
 QUIET_S = 5  # before each attack: what else the machine does changes
 LEASE_TTL_S = 6  # of the node: a beat and a renewal each second
-_LOOK_EVERY_S = 0.02
 
 _FORKED = """
 import os, sys, time
@@ -178,23 +176,21 @@ class Row:
     ratio: float | None = None
 
 
-class Watch:
+class Watch(Lookout):
     """Sees the node's beats, a job's lease and the node's memory while it is entered."""
 
     def __init__(self, job_id: str | None) -> None:
+        super().__init__()
         self._host, self._job_id = get_settings().host_name, job_id
         self._seen: dict[str, list[int]] = {"beat": [], "lease": []}
+        self._process: psutil.Process | None = None
         self.rss = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        # What has not come by now has not come either.
+        seconds, microseconds = store().redis.time()
+        self._seen["beat"].append(seconds * 1000 + microseconds // 1000)
 
     @property
     def gap_s(self) -> float:
@@ -202,23 +198,18 @@ class Watch:
         gaps = [b - a for seen in self._seen.values() for a, b in pairwise(seen)]
         return max(gaps, default=0) / 1000
 
-    def _run(self) -> None:
-        registry, redis, process = hosts(), store().redis, None
-        while not self._ended.wait(_LOOK_EVERY_S):
-            view = next((host for host in registry.hosts() if host.name == self._host), None)
-            node = view.nodes.get("jobs") if view else None
-            if node is not None:
-                process = process or psutil.Process(node["pid"])
-                self._add("beat", node["beat_at_ms"])
-            if process is not None:
-                self.rss = max(self.rss, process.memory_info().rss)
-            if self._job_id is not None:
-                status, lease = redis.hmget(record_key(self._job_id), "status", "lease")
-                if lease is not None and status == "running":
-                    self._add("lease", int(lease))
-        # What has not come by now has not come either.
-        seconds, microseconds = redis.time()
-        self._seen["beat"].append(seconds * 1000 + microseconds // 1000)
+    def look(self) -> None:
+        view = next((host for host in hosts().hosts() if host.name == self._host), None)
+        node = view.nodes.get("jobs") if view else None
+        if node is not None:
+            self._process = self._process or psutil.Process(node["pid"])
+            self._add("beat", node["beat_at_ms"])
+        if self._process is not None:
+            self.rss = max(self.rss, self._process.memory_info().rss)
+        if self._job_id is not None:
+            status, lease = store().redis.hmget(record_key(self._job_id), "status", "lease")
+            if lease is not None and status == "running":
+                self._add("lease", int(lease))
 
     def _add(self, kind: str, at_ms: int) -> None:
         seen = self._seen[kind]

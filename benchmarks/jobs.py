@@ -10,6 +10,7 @@ from benchmarks.measure import Figure, figure, timed_ms
 from benchmarks.plain import plain_worker, run
 from cronium_worker import execute_job
 from cronium_worker.engine.spec import NETWORK_NAME
+from cronium_worker.models import ScriptType
 from cronium_worker.settings import get_settings
 
 ECHO = {"bash": "echo hi", "python": "print('hi')", "node": "console.log('hi')"}
@@ -17,9 +18,9 @@ TIMEOUT_S = 120
 REFILL_S = 1.5
 
 
-def _image() -> str:
+def image_of(script_type: ScriptType) -> str:
     client = docker.from_env()
-    image = next(name for name in get_settings().images.candidates("bash") if client.api.images(name))
+    image = next(name for name in get_settings().images.candidates(script_type) if client.api.images(name))
     client.close()
     return image
 
@@ -27,7 +28,7 @@ def _image() -> str:
 def docker_run(rounds: int, floor: Figure) -> Figure:
     """The command line, with the same limits on the same network."""
     options = ["--rm", "--network", NETWORK_NAME, "--memory", "512m", "--cpus", "0.5"]
-    command = ["docker", "run", *options, _image(), "bash", "-c", "echo hi"]
+    command = ["docker", "run", *options, image_of("bash"), "bash", "-c", "echo hi"]
     samples = timed_ms(lambda: subprocess.run(command, check=True, capture_output=True), rounds)
     return figure("docker run of echo", "ms", samples, floor)
 
@@ -35,7 +36,7 @@ def docker_run(rounds: int, floor: Figure) -> Figure:
 def plain_arguments() -> list[object]:
     """Of the plain task: the same limits on the same network."""
     options = {"network": NETWORK_NAME, "mem_limit": "512m", "nano_cpus": 500_000_000}
-    return [_image(), ["bash", "-c", "echo hi"], options]
+    return [image_of("bash"), ["bash", "-c", "echo hi"], options]
 
 
 def plain_celery(rounds: int, floor: Figure) -> Figure:
@@ -52,7 +53,7 @@ class RawCycle:
     def __init__(self) -> None:
         self._api = docker.APIClient(**kwargs_from_env(), version="auto", timeout=TIMEOUT_S)
         self._config = {
-            "Image": _image(),
+            "Image": image_of("bash"),
             "Cmd": ["bash", "-c", "echo hi"],
             "HostConfig": {"NetworkMode": NETWORK_NAME, "Memory": 2**29, "CpuQuota": 50_000, "CpuPeriod": 100_000},
         }

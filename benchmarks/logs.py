@@ -1,7 +1,6 @@
 """A log as fast as a script prints it: from the container through the worker into Redis, beside one who only reads the
 attached stream of such a container; lines that got lost; the worker's memory meanwhile."""
 
-import threading
 import time
 from datetime import datetime
 from typing import Any, Self
@@ -10,16 +9,15 @@ import docker
 import psutil
 from docker.utils import kwargs_from_env
 
-from benchmarks.jobs import TIMEOUT_S
+from benchmarks.jobs import TIMEOUT_S, image_of
 from benchmarks.load import _node
-from benchmarks.measure import Figure, figure
+from benchmarks.measure import Figure, Lookout, figure
 from cronium_worker import execute_job
 from cronium_worker.engine.spec import NETWORK_NAME
 from cronium_worker.settings import get_settings
 from cronium_worker.tasks import store
 
 _LINE_BYTES = 100
-_LOOK_EVERY_S = 0.02
 
 
 def _script(lines: int) -> str:
@@ -33,11 +31,10 @@ class RawReader:
     def __init__(self, lines: int) -> None:
         self._api = docker.APIClient(**kwargs_from_env(), version="auto", timeout=TIMEOUT_S)
         settings = get_settings()
-        image = next(name for name in settings.images.candidates("python") if self._api.images(name))
         cpu = int(100_000 * settings.maxima.cpu)
         self._bytes = lines * _LINE_BYTES
         self._config = {
-            "Image": image,
+            "Image": image_of("python"),
             "Cmd": ["python3", "-c", _script(lines)],
             "HostConfig": {
                 "NetworkMode": NETWORK_NAME,
@@ -71,26 +68,16 @@ class RawReader:
         return size / 1e6 / seconds
 
 
-class _Memory:
+class _Memory(Lookout):
     """Of the worker, at its highest while this is entered. Bytes."""
 
     def __init__(self, node: psutil.Process) -> None:
+        super().__init__()
         self._node = node
         self.peak = node.memory_info().rss
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(_LOOK_EVERY_S):
-            self.peak = max(self.peak, self._node.memory_info().rss)
+    def look(self) -> None:
+        self.peak = max(self.peak, self._node.memory_info().rss)
 
 
 def _through_worker(lines: int, queue: str) -> tuple[float, int]:

@@ -1,9 +1,13 @@
 """Figures: a median and a 95th percentile of samples, and their ratio to a floor of the same run."""
 
 import statistics
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from time import perf_counter, sleep
+from typing import Self
+
+_LOOK_EVERY_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +43,26 @@ def timed_ms(action: Callable[[], object], rounds: int, *, pause_s: float = 0) -
         action()
         samples.append((perf_counter() - started) * 1000)
     return samples
+
+
+class Lookout:
+    """Looks again and again in a thread of its own, while it is entered."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """What there is to see."""
+
+    def _run(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY_S):
+            self.look()

@@ -26,13 +26,13 @@ class Intake:
 
     def set(self, *, is_open: bool) -> bool:
         """True: that is a change."""
-        if is_open == self.is_open:
-            return False
-        logger.info("taking jobs" if is_open else "taking no jobs")
         with self._lock:
+            if is_open == self.is_open:
+                return False
+            logger.info("taking jobs" if is_open else "taking no jobs")
             self.is_open = is_open
             self._select()
-        return True
+            return True
 
     def crowded(self, is_crowded: bool) -> None:
         """Whether jobs wait for a place."""

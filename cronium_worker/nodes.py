@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+from abc import ABCMeta, abstractmethod
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -81,7 +82,11 @@ def capacity(engine: Engine, settings: Settings) -> Share:
     return whole
 
 
-class _Node(bootsteps.StartStopStep):
+class _NodeType(type(bootsteps.StartStopStep), ABCMeta):  # type: ignore[misc]
+    """Celery's boot steps have a metaclass of their own."""
+
+
+class _Node(bootsteps.StartStopStep, metaclass=_NodeType):
     """One kind of node: started before it consumes, ended after its last task."""
 
     abstract = True
@@ -110,17 +115,20 @@ class _Node(bootsteps.StartStopStep):
         hosts().leave(self._settings.host_name, self.node)
         self.tear_down()
 
+    @abstractmethod
     def set_up(self, worker: Any) -> None:
-        raise NotImplementedError
+        """Before the node consumes."""
 
+    @abstractmethod
     def beat(self) -> None:
-        raise NotImplementedError
+        """Tell the fleet of the node."""
 
     def ready(self) -> None:
         """Celery has installed its signal handlers."""
 
+    @abstractmethod
     def tear_down(self) -> None:
-        raise NotImplementedError
+        """After the node's last task."""
 
 
 class JobsStep(_Node):

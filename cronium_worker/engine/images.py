@@ -33,17 +33,13 @@ class ImageManager:
     def pull_first(
         self, candidates: Sequence[str], *, policy: PullPolicy, cancelled: Callable[[], bool], progress: Progress
     ) -> Pulled:
-        """The one of the candidates that was here the last time, if it still is; else the first that is; else the first
-        that can be had, pulled by the policy.
+        """The one of the candidates that is here, else the first that can be had, pulled by the policy.
 
         Raises ImagePullError (of the first candidate if all are refused), DaemonError, Cancelled.
         """
-        known = self._found.get(tuple(candidates))
-        for candidate in sorted(candidates, key=lambda name: name != known) if policy != "always" else ():
-            here = self._present(candidate)
-            if here is not None:
-                self._found[tuple(candidates)] = candidate
-                return here
+        here = self.find(candidates) if policy != "always" else None
+        if here is not None:
+            return here
         refused: list[ImagePullError] = []
         for candidate in candidates:
             try:
@@ -53,6 +49,16 @@ class ImageManager:
                     raise
                 refused.append(error)
         raise refused[0]
+
+    def find(self, candidates: Sequence[str]) -> Pulled | None:
+        """The one of the candidates that was here the last time, if it still is; else the first that is; None: none.
+        Raises DaemonError."""
+        known = self._found.get(tuple(candidates))
+        for candidate in sorted(candidates, key=lambda name: name != known):
+            if (here := self._present(candidate)) is not None:
+                self._found[tuple(candidates)] = candidate
+                return here
+        return None
 
     def pull(self, reference: str, *, policy: PullPolicy, cancelled: Callable[[], bool], progress: Progress) -> Pulled:
         """Have one image here, by the policy. The prefix is put before a reference that names no registry.

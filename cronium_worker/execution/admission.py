@@ -79,8 +79,11 @@ class Admission:
     ) -> bool:
         """Reserve a share when it is this job's turn. `since_s`: when the job was queued, by a clock that all jobs
         have. `on_wait` is told what it waits for, if it does. False: the job was told to end, or to be left, before."""
-        one = _Waiting(since_s - PRIORITY_S * priority, next(self._numbers), share)
         with self._lock:
+            if not self._waiting and self._fits(share):
+                self._add(share)
+                return True
+            one = _Waiting(since_s - PRIORITY_S * priority, next(self._numbers), share)
             bisect.insort(self._waiting, one)
             self._admit()
             asked = f"waiting for {share}: {self._free()} of {self.whole} are free here, {len(self._waiting)} wait"

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from redis.exceptions import RedisError
 
-from cronium_worker.engine.images import ImageManager, first_present
+from cronium_worker.engine.images import ImageManager
 from cronium_worker.engine.inventory import OwnContainer
 from cronium_worker.errors import ClaimLost, Detached
 from cronium_worker.execution.attempt import Attempt
@@ -71,9 +71,9 @@ class Runner:
         """One for each type of script whose image is here. Raises DaemonError."""
         settings, kinds = self._host.settings, []
         for script_type in get_args(ScriptType):
-            candidates = map(settings.registry.resolve, settings.images.candidates(script_type))
-            if (found := first_present(self._host.engine, list(candidates))) is not None:
-                kinds.append(Kind(script_type=script_type, image=found[0], image_id=found[1]))
+            candidates = tuple(map(settings.registry.resolve, settings.images.candidates(script_type)))
+            if (found := self._images.find(candidates)) is not None:
+                kinds.append(Kind(script_type=script_type, image=found.image, image_id=found.id))
         return kinds
 
     def renew_leases(self) -> None:

@@ -295,7 +295,17 @@ def test_the_interpreter_gets_its_arguments_and_directory(
 # ---- the launcher at its gate
 
 
-class Waiting:
+class Launched:
+    """A launcher's process."""
+
+    process: subprocess.Popen[str]
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=10)
+        return self.process.returncode, out, err
+
+
+class Waiting(Launched):
     """The launcher in a shell of this host, with the paths of a workspace and a telling interpreter."""
 
     def __init__(self, sh: list[str], workspace: Workspace, tmp_path: Path, *, interpreter: str = "python3") -> None:
@@ -331,10 +341,6 @@ class Waiting:
             for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
                 opened.append(str(link.readlink()))  # noqa: PERF401 - keeps those before an error
         return self._gate_path in opened
-
-    def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=10)
-        return self.process.returncode, out, err
 
 
 @pytest.fixture
@@ -474,7 +480,7 @@ exit ${{CODE:-0}}
 """
 
 
-class WaitingInterpreter:
+class WaitingInterpreter(Launched):
     """The launcher with an interpreter that was started in advance, in a process group of its own as in a container."""
 
     def __init__(self, sh: list[str], workspace: Workspace, tmp_path: Path, behaviour: str, **environ: str) -> None:
@@ -505,10 +511,6 @@ class WaitingInterpreter:
     def wait_until_dead(self) -> None:
         self.wait_until_started()
         wait_until(lambda: not Path(f"/proc/{int(self.pid.read_text())}").exists(), what="its end")
-
-    def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=10)
-        return self.process.returncode, out, err
 
 
 @pytest.fixture
