@@ -13,7 +13,7 @@ export ARGS
 CHECKS := check-format check-lint check-types check-layers check-shell check-dockerfiles
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos fuzz up check $(CHECKS) bench images lock clean
+.PHONY: help demo test chaos fuzz up check $(CHECKS) bench images docs lock clean
 
 help: ## this list
 	@echo 'cronium-worker: scripts as jobs, each alone in a container, on a fleet of Docker hosts'
@@ -36,9 +36,10 @@ fuzz: ## any message, output file and log for ten minutes: nothing crashes; ARGS
 	@$(SETUP) venv services tests
 	@$(BIN)/python -m tests.fuzz $$ARGS
 
-up: ## the fleet in the foreground: worker, agent, beat, Flower; Ctrl-C ends it, records stay in var/
+up: ## the fleet in the foreground: worker, agent, beat, Flower, page; Ctrl-C ends it, records stay in var/
 	@$(SETUP) venv services
-	@$(WITH_SERVICES) --state var sh -c 'cronium images build \
+	@CRONIUM_WEB__URL=http://127.0.0.1:$${CRONIUM_WEB__PORT:-8700} \
+		CRONIUM_FLOWER__URL=http://127.0.0.1:$${CRONIUM_FLOWER__PORT:-5555} $(WITH_SERVICES) --state var sh -c 'cronium images build \
 		&& exec python -m cronium_worker.cli.supervise Procfile'
 
 check: ## formatter, linters, types, layers: what CI runs before the tests
@@ -71,6 +72,10 @@ bench: ## the benchmarks as a table, and in benchmarks/results/latest.json
 images: ## base and runner images; FLAVOUR=alpine or FLAVOUR=debian
 	@$(SETUP) venv services
 	@$(WITH_SERVICES) cronium images build $(if $(FLAVOUR),--flavour $(FLAVOUR))
+
+docs: ## the documentation as a site, in var/site
+	@$(SETUP) venv
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict && echo var/site/index.html
 
 lock: ## requirements*.txt anew from pyproject.toml; UPGRADE=1 takes newer versions
 	@deploy/local/lock.sh $(if $(UPGRADE),--upgrade)

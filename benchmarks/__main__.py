@@ -1,13 +1,14 @@
 """`make bench`: run all benchmarks, print a table, write benchmarks/results/latest.json and docs/performance.png.
 
 `make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py). `make bench ARGS=scale`: what one
-Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="gate logs growth"`: only those parts of it,
-printed and not kept.
+Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="gate logs burst growth"`: only those parts
+of it, printed and not kept.
 """
 
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -65,7 +66,12 @@ def _logs() -> list[Figure]:
         return logs(LINES, queue)
 
 
-PARTS: Mapping[str, Callable[[], list[Figure]]] = {"gate": gate, "logs": _logs, "growth": growth.figures}
+PARTS: Mapping[str, Callable[[], list[Figure]]] = {
+    "gate": gate,
+    "logs": _logs,
+    "burst": partial(burst, 200),
+    "growth": growth.figures,
+}
 
 
 def parts(names: list[str]) -> None:

@@ -166,9 +166,9 @@ def _shares(spent: Spent) -> dict[str, float]:
 def _actions() -> dict[str, float]:
     """Redis's milliseconds for one action that has to do with all hosts, median of some."""
     from cronium_worker.app import app
+    from cronium_worker.beat_schedule import CLEANUP
     from cronium_worker.fleet.store import CANCEL_CHANNEL
     from cronium_worker.housekeeping import hosts, send_to_all
-    from cronium_worker.schedule import CLEANUP
 
     with redis() as client:
         actions: Mapping[str, tuple[Callable[[], Any], int]] = {

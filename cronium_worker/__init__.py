@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cronium_worker.client import cancel, follow, result, submit
+    from cronium_worker.client import cancel, follow, rerun, result, submit
     from cronium_worker.errors import JobConflict, JobFailed, JobNotFound
     from cronium_worker.models import Job, JobResult, Network, Resources, Retry, Script
     from cronium_worker.tasks import execute_job
@@ -32,12 +32,13 @@ __all__ = [
     "cancel",
     "execute_job",
     "follow",
+    "rerun",
     "result",
     "submit",
 ]
 
 _HOMES = {
-    "cronium_worker.client": ("cancel", "follow", "result", "submit"),
+    "cronium_worker.client": ("cancel", "follow", "rerun", "result", "submit"),
     "cronium_worker.errors": ("JobConflict", "JobFailed", "JobNotFound"),
     "cronium_worker.models": ("Job", "JobResult", "Network", "Resources", "Retry", "Script"),
     "cronium_worker.tasks": ("execute_job",),

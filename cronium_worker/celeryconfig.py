@@ -3,13 +3,13 @@
 The measurements are in docs/architecture.md ("Celery's part").
 """
 
+from cronium_worker.beat_schedule import beat_schedule as _beat_schedule
 from cronium_worker.broker import HIGHEST_PRIORITY as _HIGHEST_PRIORITY
 from cronium_worker.broker import broker_url as _broker_url
 from cronium_worker.broker import is_amqp as _is_amqp
 from cronium_worker.broker import result_backend as _result_backend
 from cronium_worker.broker import transport_options as _transport_options
 from cronium_worker.models.job import DEFAULT_QUEUE
-from cronium_worker.schedule import beat_schedule as _beat_schedule
 from cronium_worker.settings import get_settings
 
 _settings = get_settings()
@@ -57,8 +57,9 @@ worker_send_task_events = True
 task_send_sent_event = True
 # Not task_track_started: 1.5 ms of a job's way, to say less than its record and its events do.
 
-beat_scheduler = "redbeat.RedBeatScheduler"
+beat_scheduler = "cronium_worker.beat:Scheduler"
 redbeat_redis_url = _redis_url
+redbeat_redis_options: dict[str, object] = {}  # not the broker's
 redbeat_key_prefix = "cronium:beat:"
 beat_schedule = _beat_schedule(_settings)
 # The lock's default is 25 minutes: a second beat would wait that long after the first one's death. It asks for

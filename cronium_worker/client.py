@@ -1,10 +1,12 @@
 """What a program does with jobs: submit, follow, cancel, read the result. Needs Redis, no Docker."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cronium_worker.errors import JobConflict, SecretsUnreadable
 from cronium_worker.fleet.events import Event
-from cronium_worker.models import Job, JobResult
+from cronium_worker.models import TERMINAL, Job, JobResult
 from cronium_worker.tasks import execute_job, store
 
 
@@ -36,3 +38,19 @@ def cancel(job_id: str) -> None:
     It ends at once when no worker has taken it, else with its grace period: follow it to see.
     """
     store().cancel(job_id)
+
+
+def rerun(job_id: str) -> Any:
+    """Enqueue a job that has ended once more, under a new id; otherwise the same job.
+
+    Returns celery.result.AsyncResult. Raises JobNotFound; JobConflict while the job has not ended; SecretsUnreadable
+    for a job with secrets, which went with its end.
+    """
+    record = store().record(job_id)
+    if record["status"] not in TERMINAL:
+        raise JobConflict(f"job {job_id} is {record['status']}: cancel it first, or wait for its end")
+    if "secrets_ttl" in record:
+        raise SecretsUnreadable(f"secrets: those of job {job_id} went with its end; submit the job anew, with them")
+    given = json.loads(record["job"])
+    given.pop("id", None)
+    return execute_job.delay(given)

@@ -61,6 +61,20 @@ def _body_defect(body: object, encoding: object) -> str:
     return ""
 
 
+def first_argument(raw: bytes | str) -> Any:
+    """Of the task that a message of Redis is about; None: there is none, or the message is not to be used."""
+    if message_defect(raw):
+        return None
+    message = loads(raw)  # type: ignore[no-untyped-call]
+    body = message["body"]
+    try:
+        if message["properties"].get("body_encoding"):
+            body = Base64().decode(body)  # type: ignore[no-untyped-call]
+        return loads(body)[0][0]  # type: ignore[no-untyped-call]
+    except UNREADABLE:
+        return None
+
+
 def task_defect(headers: Mapping[str, Any] | None, payload: object) -> str:
     """Why the message of a task must not be used; empty: it may be. `payload`: its body, as it was decoded.
 

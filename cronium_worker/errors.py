@@ -6,6 +6,8 @@ CroniumError
 ├── BrokerUnavailable       nobody can be asked or told anything through Celery
 ├── JobNotFound             no record of that id
 ├── JobConflict             the id is taken by another job
+├── ScheduleNotFound        no schedule of that name
+├── ScheduleConflict        there is a schedule of that name already
 ├── JobFailed               the job ended other than `completed`; `.result` has everything
 ├── SecretsUnreadable       there is no key for a job's secrets, or another one; the message says what to do
 ├── ClaimLost               this worker no longer owns the attempt; it must write nothing more
@@ -22,7 +24,7 @@ CroniumError
     └── OutputError
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
@@ -52,6 +54,14 @@ class JobNotFound(CroniumError):
 
 class JobConflict(CroniumError):
     """A different job with the same id is registered."""
+
+
+class ScheduleNotFound(CroniumError):
+    """There is no schedule of this name."""
+
+
+class ScheduleConflict(CroniumError):
+    """Another schedule has this name."""
 
 
 class SecretsUnreadable(CroniumError):
@@ -166,8 +176,13 @@ def validation_message(error: ValidationError, *, prefix: str = "") -> str:
 
     With a `prefix` the fields are written as environment variables (`CRONIUM_LOG__DRIVER`).
     """
+    return details_message(error.errors(include_url=False, include_input=False), prefix=prefix)
+
+
+def details_message(details: Iterable[Mapping[str, Any]], *, prefix: str = "") -> str:
+    """The same of pydantic's list of what is wrong: `loc`, `type` and `msg` of each."""
     parts = []
-    for detail in error.errors(include_url=False, include_input=False):
+    for detail in details:
         path = [_shown(part) for part in detail["loc"][:4]]
         name = prefix + "__".join(path).upper() if prefix else ".".join(path)
         unknown = detail["type"] == "extra_forbidden"

@@ -11,12 +11,17 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from kombu.exceptions import KombuError, OperationalError
+
+from cronium_worker import metrics
 from cronium_worker.app import app
+from cronium_worker.beat_schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVER, housekeeping_every_s
+from cronium_worker.envelope import first_argument
+from cronium_worker.errors import BrokerUnavailable
 from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import connect
 from cronium_worker.models.job import HOST_QUEUE_PREFIX
 from cronium_worker.recovery import Recovery
-from cronium_worker.schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVER, housekeeping_every_s
 from cronium_worker.settings import get_settings
 from cronium_worker.tasks import execute_job, store
 
@@ -27,7 +32,8 @@ logger = logging.getLogger(__name__)
 def hosts() -> HostRegistry:
     """The registry of hosts, for this process."""
     settings = get_settings()
-    return HostRegistry(connect(settings.redis_url.get_secret_value()), host_ttl_s=settings.lease_ttl)
+    redis = connect(settings.redis_url.get_secret_value(), on_error=metrics.redis_error)
+    return HostRegistry(redis, host_ttl_s=settings.lease_ttl)
 
 
 def send(task: str, host: str, **arguments: Any) -> None:
@@ -57,6 +63,31 @@ def waiting_messages(queue: str) -> int:
             return int(channel.queue_declare(queue=queue, passive=True).message_count)
         except connection.channel_errors:  # not there: on Redis, an empty one is not
             return 0
+
+
+def line(queue: str) -> tuple[int, list[str]]:
+    """How many messages a queue holds, and the jobs that are next. Raises BrokerUnavailable."""
+    try:
+        return waiting_messages(queue), next_jobs(queue)
+    except (OperationalError, KombuError) as error:
+        raise BrokerUnavailable(f"the broker does not answer: {error}") from error
+
+
+def next_jobs(queue: str) -> list[str]:
+    """The ids of the jobs whose messages a queue gives out next, one of each priority: those that wait for longest.
+
+    Without messages that have a whole job, and none of RabbitMQ, where nobody can look. Raises kombu errors.
+    """
+    with app.connection_or_acquire() as connection:
+        if connection.transport.driver_type != "redis":
+            return []
+        channel = connection.default_channel
+        with channel.conn_or_acquire() as redis, redis.pipeline(transaction=False) as pipe:
+            for priority in channel.priority_steps:
+                pipe.lindex(channel._q_for_pri(queue, priority), -1)
+            messages = pipe.execute()
+    arguments = map(first_argument, filter(None, messages))
+    return [job_id for job_id in arguments if isinstance(job_id, str)]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,10 @@ from celery.worker.control import control_command
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
-from cronium_worker import __version__
+from cronium_worker import __version__, metrics
 from cronium_worker.agent import Agent
 from cronium_worker.app import app
+from cronium_worker.beat_schedule import CLEANUP, PREPULL
 from cronium_worker.engine.client import Engine
 from cronium_worker.engine.confinement import confinement
 from cronium_worker.engine.firewall import Firewall
@@ -37,7 +39,6 @@ from cronium_worker.housekeeping import hosts, send, waiting_messages
 from cronium_worker.intake import Intake
 from cronium_worker.janitor import Janitor
 from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
-from cronium_worker.schedule import CLEANUP, PREPULL
 from cronium_worker.settings import Settings, get_settings
 from cronium_worker.stopping import Drain
 from cronium_worker.tasks import execute_job, make_store
@@ -138,7 +139,7 @@ class JobsStep(_Node):
 
     def set_up(self, worker: Any) -> None:
         settings = self._settings
-        store = make_store(retries=_REDIS_RETRIES)
+        store = make_store(retries=_REDIS_RETRIES, on_error=metrics.redis_error)
         self._worker = worker
         self._queues = tuple(worker.app.amqp.queues.consume_from)
         self._host = make_host(settings)
@@ -149,7 +150,7 @@ class JobsStep(_Node):
         self._runner = Runner(
             self._host, store, node=self._node_id, send=_send_again, on_engine_away=self.heartbeat.soon
         )
-        self._oversight = Oversight(make_store())
+        self._oversight = Oversight(make_store(on_error=metrics.redis_error))
         self._listener = CancelListener(store, active=self._runner.active.ids, cancel=self._runner.active.cancel)
         self._intake = Intake(worker, self._queues)
         self._host.admission.on_crowded = self._intake.crowded
@@ -166,6 +167,24 @@ class JobsStep(_Node):
         self._leases.start()
         self._runner.start()
         app.runner = self._runner
+        self._show()
+
+    def _show(self) -> None:
+        """What is true at the moment is asked when Prometheus does."""
+        runner, admission = self._runner, self._host.admission
+
+        def having(status: str) -> int:
+            return sum(count for (each, _), count in runner.standing().items() if each == status)
+
+        metrics.slots.set_function(lambda: self._worker.concurrency)
+        metrics.taking_jobs.set_function(lambda: self._intake.takes)
+        metrics.jobs_waiting.set_function(lambda: admission.waiting)
+        metrics.claims_held.set_function(lambda: sum(runner.standing().values()))
+        for status in ("preparing", "running"):
+            metrics.jobs_active.labels(status).set_function(partial(having, status))
+        metrics.pool_limit.set(self._settings.pool.size)
+        metrics.pool_sandboxes.labels("waiting").set_function(lambda: runner.pool_count().waiting)
+        metrics.pool_sandboxes.labels("leaving").set_function(lambda: runner.pool_count().leaving)
 
     def _adopt(self) -> None:
         """What the worker before has left goes on. Before the first beat tells of this process: from then on the
@@ -214,6 +233,7 @@ class JobsStep(_Node):
             "pid": os.getpid(),
             "slots": self._worker.concurrency,
             "running": running,
+            "jobs": _by_status(self._runner.standing()),
             "capacity": _capacity(self._host.admission),
             "pool": asdict(self._runner.pool_count()),
             "queues": self._queues,
@@ -247,6 +267,14 @@ def _capacity(admission: Admission) -> dict[str, Any]:
     return {"whole": whole, "reserved": admission.reserved._asdict(), "waiting": admission.waiting}
 
 
+def _by_status(standing: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    """{status: {type: how many}}"""
+    return {
+        wanted: {kind: count for (status, kind), count in standing.items() if status == wanted}
+        for wanted in ("preparing", "running")
+    }
+
+
 def _remove(workspaces: list[directories.Workspace]) -> None:
     """Those whose container is gone already: as a worker is killed while it destroys a sandbox."""
     for workspace in workspaces:
@@ -270,7 +298,7 @@ class AgentStep(_Node):
 
     def set_up(self, worker: Any) -> None:
         self._engine = Engine()
-        janitor = Janitor(self._engine, make_store(), self._settings)
+        janitor = Janitor(self._engine, make_store(on_error=metrics.redis_error), self._settings)
         images = ImageManager(self._engine, self._settings.registry)
         self._agent = Agent(self._engine, images, janitor, hosts(), self._settings)
         app.agent = self._agent

@@ -55,6 +55,7 @@ class Recovery:
         done: Counter[str] = Counter()
         ids = self._oversight.to_look_at(_AT_ONCE)
         standings = self._oversight.standing(ids)
+        self._oversight.note_queues({each.queue for each in standings.values() if each.status == "pending"})
         nodes = {view.name: view.nodes[JOBS_NODE] for view in self._registry.hosts() if JOBS_NODE in view.nodes}
         taken = self._oversight.newest_taken()
         waiting = cache(self._waiting)

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -115,6 +115,13 @@ def _keys(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
 
 
 _Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_key_list), AfterValidator(_keys)]
+
+
+def is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 def without_password(url: str) -> str:
@@ -267,14 +274,37 @@ class Schedule(_Section):
     recovery: float = Field(default=5, ge=1)
 
 
+_LINK = r"^(https?://[^\s]+)?$"
+
+
+class Web(_Section):
+    """Where the HTTP API and its page listen, and the token that callers give. Beyond loopback it needs one.
+    `url`: where browsers find the page, for a link on Flower's."""
+
+    address: str = "127.0.0.1"
+    port: int = Field(default=8700, ge=0, le=65535, description="0: any that is free")
+    token: Annotated[SecretStr, AfterValidator(_ascii)] = SecretStr("")
+    url: str = Field(default="", pattern=_LINK)
+
+
+class Metrics(_Section):
+    """Where this host's nodes answer Prometheus: the jobs node at `port`, the agent at the one after it. There is no
+    login: it is for who may see it. 0: nowhere."""
+
+    address: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65534)
+
+
 class Flower(_Section):
-    """Where the web page listens, and who may see it. Beyond loopback it needs a login."""
+    """Where the web page listens, and who may see it. Beyond loopback it needs a login. `url`: where browsers find it,
+    for a link on the page of jobs."""
 
     address: str = "127.0.0.1"
     port: int = Field(default=5555, ge=0, le=65535, description="0: any that is free")
     # What basic authentication can carry, and what Flower can compare.
     username: str = Field(default="", pattern=r"^[!-9;-~]*$")
     password: Annotated[SecretStr, AfterValidator(_ascii)] = SecretStr("")
+    url: str = Field(default="", pattern=_LINK)
 
     @model_validator(mode="after")
     def _both_or_none(self) -> "Flower":
@@ -326,6 +356,9 @@ class Settings(BaseSettings):
     pool: Pool = Pool()
     capacity: Capacity = Capacity()
     flower: Flower = Flower()
+    web: Web = Web()
+    metrics: Metrics = Metrics()
+    log_format: Literal["text", "json"] = Field(default="text", description="of the lines that workers log")
     schedule: Schedule = Schedule()
     result_ttl: int = Field(default=7 * 24 * 3600, ge=1)
     lease_ttl: float = Field(default=30, ge=1, description="seconds a worker may be silent before it counts as gone")
@@ -368,6 +401,7 @@ class Settings(BaseSettings):
             data[name] = ",".join("***" for _ in getattr(self, name))
         data["registry"]["password"] = "***" if self.registry.password.get_secret_value() else ""
         data["flower"]["password"] = "***" if self.flower.login else ""
+        data["web"]["token"] = "***" if self.web.token.get_secret_value() else ""
         return data
 
 
@@ -387,6 +421,13 @@ def load_settings(**given: object) -> Settings:
 def caller_variable(name: str) -> str | None:
     """A variable of the caller's own environment: where `cronium run --secret NAME` finds the value."""
     return os.environ.get(name)  # noqa: TID251 - this module is the one that reads it
+
+
+def wants_tracing() -> bool:
+    """Whether the environment has something for OpenTelemetry, which reads its variables itself."""
+    names = [name for name in os.environ if name.startswith("OTEL_")]  # noqa: TID251
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "")  # noqa: TID251
+    return bool(names) and disabled.lower() != "true"
 
 
 _given: dict[str, object] = {}

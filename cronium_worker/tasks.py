@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -16,12 +16,20 @@ from redis.exceptions import RedisError
 
 from cronium_worker.app import app
 from cronium_worker.broker import message_priority
-from cronium_worker.errors import JobConflict, JobFailed, NotSigned, SecretsUnreadable, validation_message
+from cronium_worker.errors import (
+    JobConflict,
+    JobFailed,
+    JobNotFound,
+    NotSigned,
+    SecretsUnreadable,
+    validation_message,
+)
 from cronium_worker.fleet.events import now_iso
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import ErrorInfo, Job, JobResult
 from cronium_worker.models.fields import JOB_ID_PATTERN
 from cronium_worker.models.job import DEFAULT_QUEUE
+from cronium_worker.models.workflow import On, following, hindrance, not_taken
 from cronium_worker.policy import admit
 from cronium_worker.settings import get_settings
 from cronium_worker.signing import is_signed
@@ -31,8 +39,8 @@ _CANVAS = ("link", "link_error", "chain", "chord", "group_id", "group_index", "r
 
 _REFUSALS = (ValidationError, JobConflict, NotSigned, SecretsUnreadable)
 _ONE_ARGUMENT = (
-    "execute_job takes one argument: a Job, or a dict of the same shape; in a chain write execute_job.si(job), "
-    "so that it is not given the result before"
+    "execute_job takes one argument: a Job, or a dict of the same shape; after another task than a job write "
+    "execute_job.si(job), so that it is not given that one's result"
 )
 _IN_CLEAR = (
     "secrets: they came unencrypted, and whoever reads the broker may have them: change them, and send a Fernet token "
@@ -40,10 +48,10 @@ _IN_CLEAR = (
 )
 
 
-def make_store(*, retries: int = 3) -> JobStore:
-    """A store by the settings. `retries`: as of `connect`."""
+def make_store(*, retries: int = 3, on_error: Callable[[Exception], object] = lambda _: None) -> JobStore:
+    """A store by the settings. `retries`, `on_error`: as of `connect`."""
     settings = get_settings()
-    redis = connect(settings.redis_url.get_secret_value(), retries=retries)
+    redis = connect(settings.redis_url.get_secret_value(), retries=retries, on_error=on_error)
     return JobStore(
         redis,
         result_ttl_s=settings.result_ttl,
@@ -66,15 +74,41 @@ def _register(data: Job | Mapping[str, Any], task_id: str | None, canvas: Mappin
     The job is kept as it was given: the worker fills in the defaults of its own fleet. Its secrets may be encrypted.
     Raises pydantic.ValidationError, JobConflict, SecretsUnreadable.
     """
-    job = data if isinstance(data, Job) else Job.model_validate(_opened(data, task_id))
-    if task_id is not None and "id" not in job.model_fields_set:
-        # Canvas has chosen the task's id already: the job takes it, so that both are one.
-        job = Job.model_validate({**job.model_dump(exclude_unset=True), "id": task_id})
+    job = _parse(data, task_id)
     admit(job, get_settings())
     task_id = task_id or job.id
     queue = job.queue or DEFAULT_QUEUE
     store().register(job, task_id=task_id, queue=queue, message=canvas)
     return job, task_id, queue
+
+
+def _parse(data: Job | Mapping[str, Any], task_id: str | None) -> Job:
+    job = data if isinstance(data, Job) else Job.model_validate(_opened(data, task_id))
+    if task_id is not None and "id" not in job.model_fields_set:
+        # Canvas has chosen the task's id already: the job takes it, so that both are one.
+        job = Job.model_validate({**job.model_dump(exclude_unset=True), "id": task_id})
+    return job
+
+
+def _previous(given: Any) -> JobResult | list[JobResult]:
+    """What a job is given of those before it: a link the result, a link_error the task's id, a chord's body a list of
+    results. Raises TypeError and JobNotFound."""
+    if isinstance(given, list):
+        return [result for each in given for result in [_previous(each)] if isinstance(result, JobResult)]
+    if isinstance(given, str):
+        given = store().result(given)
+    if isinstance(given, Mapping) and {"job_id", "status"} <= given.keys():
+        given = JobResult.model_validate(given)
+    if not isinstance(given, JobResult):
+        raise TypeError(_ONE_ARGUMENT)
+    return given
+
+
+def _leave_out(job: Job, why: str) -> JobResult:
+    """Record that a workflow does not come to this job."""
+    result = not_taken(job.id, why, now_iso())
+    store().refuse(result, job)
+    return result
 
 
 def _opened(data: Any, task_id: str | None) -> Any:
@@ -131,21 +165,33 @@ class JobTask(Task):
         args: Any = None,
         kwargs: Any = None,
         task_id: str | None = None,
+        on: On | None = None,
         **options: Any,
     ) -> Any:
         """Raises pydantic.ValidationError, JobConflict and NotSigned, before anything is sent.
 
         In a node the job came in the message of another task, as a link or the rest of a chain: nobody would hear of
-        an error, so it ends as failed, for whoever waits for it.
+        an error, so it ends as failed, for whoever waits for it. There it may be given the result before it, and `on`:
+        of which outcomes it is to run (workflows).
         """
         arguments = [*(args or ()), *(kwargs or {}).values()]
         canvas = {name: options[name] for name in _CANVAS if options.get(name)}
         try:
-            if len(arguments) != 1 or not isinstance(arguments[0], Job | Mapping):
+            *before, data = arguments or [None]
+            if len(before) > self.app.is_node or not isinstance(data, Job | Mapping):
                 raise TypeError(_ONE_ARGUMENT)
-            data = store().signer.unwrap(arguments[0], required=self.app.is_node)
+            if on and not before:
+                raise TypeError("on: only a job that is given the result before it can depend on that: workflows.then")
+            data = store().signer.unwrap(data, required=self.app.is_node)
+            if before:
+                previous = _previous(before[0])
+                job = _parse(data, task_id)
+                data = following(job, previous, workflow=str(canvas.get("root_id", "")), on=on or "success")
+                why_not = hindrance(on, previous) if on and isinstance(previous, JobResult) else ""
+                if why_not:
+                    return self._fail(_leave_out(data, why_not), task_id, canvas)
             job, task_id, queue = _register(data, task_id, canvas)
-        except (TypeError, *_REFUSALS) as error:
+        except (TypeError, JobNotFound, *_REFUSALS) as error:
             if not self.app.is_node:
                 raise
             return self._fail(_refuse(arguments[-1] if arguments else None, task_id, error), task_id, canvas)
@@ -159,7 +205,19 @@ class JobTask(Task):
         about = {names.get(name, name): value for name, value in canvas.items()}
         request = Context({"id": task_id, "task": self.name, "delivery_info": {}} | about)
         self.backend.mark_as_failure(task_id, JobFailed(result), request=request)
+        self._follow_failure(request, result)
         return self.AsyncResult(task_id)
+
+    def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        if isinstance(exc, JobFailed):
+            self._follow_failure(self.request, exc.result)
+
+    def _follow_failure(self, request: Any, result: JobResult) -> None:
+        """Call what follows on more than a success, which is all that Celery calls links for. Raises kombu and redis
+        errors: then the job is not settled, and recovery has it done again."""
+        for link in map(self.app.signature, request.callbacks or ()):
+            if "on" in link.options:
+                link.apply_async((result,), parent_id=request.id, root_id=request.root_id or request.id)
 
     def send_again(self, job_id: str) -> None:
         """Send the message of a registered job once more, if it has use for one. Raises kombu and redis errors."""

@@ -1,12 +1,15 @@
 """Starts a Celery worker node of ours: what it has beyond Celery is in `nodes`."""
 
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
+from celery.signals import after_setup_logger, after_setup_task_logger
 from celery.worker import state as worker_state
 
-from cronium_worker import nodes
+from cronium_worker import __version__, journal, metrics, nodes
 from cronium_worker.app import app
 from cronium_worker.engine.client import Engine
 from cronium_worker.engine.confinement import confinement
@@ -29,12 +32,36 @@ def serve(name: str, arguments: Sequence[str]) -> None:
     if runs_jobs:
         _require_fence(get_settings())
         _be_the_only_one()
+    _answer_prometheus(get_settings(), name)
+    quiet = _log_as_json(get_settings(), name) if get_settings().log_format == "json" else []
     nodes.install(app)
     # Workspaces belong to the container's user: the worker is root by design. Celery's advice is for pickle.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     # Without gossip: nothing of ours needs what nodes tell each other, and one event that is no JSON ended a node.
-    app.worker_main(["worker", "--hostname", name, "--loglevel", "INFO", "--without-gossip", *arguments])
+    app.worker_main([*quiet, "worker", "--hostname", name, "--loglevel", "INFO", "--without-gossip", *arguments])
     sys.exit(worker_state.should_stop or 0)  # which Celery keeps to itself
+
+
+def _answer_prometheus(settings: Settings, name: str) -> None:
+    """Raises ConfigurationError."""
+    node, _, host = name.partition("@")
+    metrics.node.info({"fleet": settings.fleet, "host": host, "node": node, "version": __version__})
+    if settings.metrics.port:
+        metrics.serve(settings.metrics.address, settings.metrics.port + (node != JOBS_NODE))
+
+
+def _log_as_json(settings: Settings, name: str) -> list[str]:
+    """Returns what Celery's command line needs for it."""
+    formatter = journal.Formatter(host=settings.host_name, node=name.partition("@")[0])
+
+    def use(logger: logging.Logger, **_: Any) -> None:
+        for handler in logger.handlers:
+            handler.setFormatter(formatter)
+
+    after_setup_logger.connect(use, weak=False)
+    after_setup_task_logger.connect(use, weak=False)
+    sys.__stdout__ = None  # type: ignore[misc]  # where Celery says, past all loggers, that it is about to end
+    return ["--quiet"]  # no banner
 
 
 def _check_engine(*, runs_jobs: bool) -> None:

@@ -1,44 +1,37 @@
 """A Redis with the users and the TLS of deploy/redis/cronium.conf, and the certificates for it."""
 
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from redis import Redis
 
 from tests.own_redis import OwnRedis
 
-CONFIGURATION = Path(__file__).parents[1] / "deploy" / "redis" / "cronium.conf"
-_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+MAKE = Path(__file__).parents[1] / "deploy" / "redis" / "make.sh"
 
 
-def make_certificates(directory: Path) -> None:
-    """ca.pem, and server and client with their keys, for 127.0.0.1 and a day."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True, timeout=30)
-
-    openssl("req", "-x509", *_KEY, "-keyout", "ca.key", "-out", "ca.pem", "-days", "1", "-subj", "/CN=ca")
-    (directory / "names").write_text("subjectAltName=IP:127.0.0.1")
-    for name in ("server", "client"):
-        openssl("req", *_KEY, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signed = ["-in", f"{name}.csr", "-out", f"{name}.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
-        openssl("x509", "-req", *signed, "-days", "1", "-extfile", "names")
+def make_access(directory: Path, *names: str) -> None:
+    """What an operator makes: certificates, the configuration with its passwords, addresses."""
+    subprocess.run([str(MAKE), str(directory), *names], check=True, capture_output=True, timeout=30)
 
 
 class GuardedRedis(OwnRedis):
-    """Each user's password is the user's name."""
+    """As deploy/redis/make.sh makes it, but for its place."""
 
     def __init__(self, directory: Path) -> None:
-        make_certificates(directory)
-        text = CONFIGURATION.read_text().replace("/etc/redis/tls/", f"{directory}/")
-        (directory / "cronium.conf").write_text(re.sub(r"([A-Z]+)-PASSWORD", lambda user: user[1].lower(), text))
-        super().__init__(directory, "--include", str(directory / "cronium.conf"))
+        make_access(directory, "127.0.0.1")
+        configuration = directory / "cronium.conf"
+        configuration.write_text(configuration.read_text().replace("/etc/redis/tls/", f"{directory}/"))
+        super().__init__(directory, "--include", str(configuration))
         self._options = (*self._options, "--port", "0", "--tls-port", str(self.port))
         self._certificates = directory
+        self._passwords = {
+            str(url.username): str(url.password)
+            for url in map(urlsplit, (directory / "addresses").read_text().splitlines())
+        }
         self.url = self.address("admin")
 
     def address(self, user: str, *, password: str | None = None, certificate: bool = True) -> str:
@@ -46,7 +39,8 @@ class GuardedRedis(OwnRedis):
         if certificate:
             files["ssl_certfile"] = self._certificates / "client.pem"
             files["ssl_keyfile"] = self._certificates / "client.key"
-        return f"rediss://{user}:{password or user}@127.0.0.1:{self.port}/0?{urlencode(files)}"
+        secret = password or self._passwords.get(user, user)
+        return f"rediss://{user}:{secret}@127.0.0.1:{self.port}/0?{urlencode(files)}"
 
     def of(self, user: str) -> Redis:
         return Redis.from_url(self.address(user), decode_responses=True, socket_timeout=5)

@@ -81,7 +81,7 @@ def _row(host: "HostView") -> list[str]:
         f"{humanize.naturaldelta(host.last_beat_s)} ago" if host.last_beat_s is not None else "",
         f"{sum(cleanup['removed'].values())}, {_ago(cleanup)}" if cleanup and "removed" in cleanup else "",
         f"{len(prepull['images'])}, {_ago(prepull)}" if prepull and "images" in prepull else "",
-        "; ".join(_notes(host)),
+        "; ".join(notes(host)),
     ]
 
 
@@ -89,7 +89,7 @@ def _ago(report: "Report") -> str:
     return humanize.naturaltime(datetime.now(UTC) - datetime.fromisoformat(report["at"]))
 
 
-def _notes(host: "HostView") -> list[str]:
+def notes(host: "HostView") -> list[str]:
     """What an operator has to look at."""
     if host.state == "gone":
         return []
@@ -180,7 +180,7 @@ def cleanup(dry_run: bool, as_json: bool) -> None:
     Example:
       cronium cleanup --dry-run
     """
-    from cronium_worker.schedule import CLEANUP
+    from cronium_worker.beat_schedule import CLEANUP
 
     answered = ask_every_host(CLEANUP, timeout_s=_SWEEP_TIMEOUT_S, dry_run=dry_run)
     if as_json:

@@ -7,12 +7,12 @@ whose machine it is may have reasons.
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from cronium_worker.cli.finding import Finding
+from cronium_worker.settings import is_loopback
 
 Version = tuple[int, ...]
 
@@ -25,6 +25,8 @@ _GOOD: dict[str, tuple[Version, ...]] = {
 }
 # Its default profile and its own flaws are too old for anybody's patches.
 _OLDEST_ENGINE: Version = (20, 10)
+# The first whose networks do not lock up when containers end (moby issue 46661).
+_STEADY_ENGINE: Version = (23,)
 # The first whose default seccomp profile refuses AF_VSOCK (23.0), io_uring (25.0) and AF_ALG (29.4.2, CVE-2026-31431).
 _GOOD_PROFILE: Version = (29, 4, 2)
 _OUR_PROFILE = "set CRONIUM_SECURITY__SECCOMP_PROFILE to a copy of deploy/seccomp/cronium.json"
@@ -60,6 +62,12 @@ def component(name: str, text: str) -> Finding:
         return Finding(name, f"version {text or 'not told'}", f"look at the version of {name} yourself", weak=True)
     if name == "Engine" and version < _OLDEST_ENGINE:
         return Finding(name, text, "install Docker Engine 20.10 or newer: its seccomp profile and runc are too old")
+    if name == "Engine" and version < _STEADY_ENGINE:
+        advice = (
+            "install Docker Engine 23 or newer; until then keep its security updates installed, and restart it when it "
+            "does not answer: it can lock up when containers end (moby issue 46661)"
+        )
+        return Finding(name, text, advice, weak=True)
     if _is_good(version, _GOOD[name]):
         return Finding(name, text)
     if _PATCHED.search(text):
@@ -153,7 +161,7 @@ def dirty_pages(limit_bytes: int, *, group: str) -> Finding:
 def redis_address(name: str, shown: str, address: str) -> Iterator[Finding]:
     """What the setting `name` says of the way to a Redis."""
     parts = urlsplit(address)
-    if parts.scheme == "unix" or _is_loopback(parts.hostname or "127.0.0.1"):
+    if parts.scheme == "unix" or is_loopback(parts.hostname or "127.0.0.1"):
         return
     if not parts.password and "password=" not in parts.query:
         yield Finding(
@@ -167,13 +175,6 @@ def redis_address(name: str, shown: str, address: str) -> Iterator[Finding]:
     if encrypted and unchecked:
         advice = "take ssl_cert_reqs out of the address: anybody can pretend to be this server"
     yield Finding(f"{name} TLS", "on" if encrypted else "off", advice, weak=True)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def redis_for_jobs(address: str, port: int, *, answers: bool) -> Finding:

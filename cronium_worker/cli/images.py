@@ -55,7 +55,7 @@ def images_pull(references: tuple[str, ...], timeout: float | None, local: bool,
     Example:
       cronium images pull registry.example/team/tools:3
     """
-    from cronium_worker.schedule import PREPULL
+    from cronium_worker.beat_schedule import PREPULL
 
     if local:
         _pull_here(references)

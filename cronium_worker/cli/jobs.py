@@ -128,14 +128,19 @@ def ps(last: int, as_json: bool) -> None:
     show_table(columns, [[row.get(column, "") for column in columns] for row in rows])
 
 
-def show_table(columns: tuple[str, ...], rows: list[list[Any]]) -> None:
-    """A table on stdout; no row is cut, also when it is not a terminal."""
+def make_table(columns: tuple[str, ...], rows: list[list[Any]]) -> Table:
+    """A table of which no row is cut."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.upper().replace("_", " "), overflow="fold", no_wrap=True)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
+    return table
+
+
+def show_table(columns: tuple[str, ...], rows: list[list[Any]]) -> None:
+    """A table on stdout; no row is cut, also when it is not a terminal."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 4096
-    console.print(table)
+    console.print(make_table(columns, rows))

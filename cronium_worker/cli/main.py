@@ -6,7 +6,8 @@ import click
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from cronium_worker import __version__
+from cronium_worker import __version__, tracing
+from cronium_worker.cli.completion import completion
 from cronium_worker.cli.doctor import doctor
 from cronium_worker.cli.firewall import firewall
 from cronium_worker.cli.fleet import cleanup, drain, hosts
@@ -14,7 +15,11 @@ from cronium_worker.cli.flower import flower
 from cronium_worker.cli.images import images
 from cronium_worker.cli.jobs import cancel, logs, ps, result, status
 from cronium_worker.cli.operate import config, key, worker
-from cronium_worker.cli.run import run
+from cronium_worker.cli.run import rerun, run
+from cronium_worker.cli.schedule import schedule
+from cronium_worker.cli.top import top
+from cronium_worker.cli.web import web
+from cronium_worker.cli.workflow import workflow
 from cronium_worker.errors import BrokerUnavailable, CroniumError, validation_message
 
 _FAILURE = 1
@@ -32,14 +37,15 @@ def cli() -> None:
     """
 
 
-_JOBS = (run, logs, status, result, cancel, ps)
-_HOSTS = (hosts, drain, cleanup, worker, images, flower, doctor, config, key, firewall)
+_JOBS = (run, rerun, logs, status, result, cancel, ps, schedule, workflow, top)
+_HOSTS = (hosts, drain, cleanup, worker, images, flower, web, doctor, config, key, firewall, completion)
 for command in (*_JOBS, *_HOSTS):
     cli.add_command(command)
 
 
 def main() -> None:
     """The console script. An error that a user can mend is one line on stderr."""
+    tracing.start()
     try:
         # Without standalone mode Click returns the exit code of an Exit.
         sys.exit(cli.main(standalone_mode=False))

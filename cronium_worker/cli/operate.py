@@ -47,11 +47,13 @@ def _both_nodes(slots: int, queues: str) -> int:
     from cronium_worker.cli.supervise import supervise
 
     command = [sys.executable, "-m", "cronium_worker", "worker", "--node"]  # also where `cronium` is not on the PATH
+    settings = get_settings()
     return supervise(
         {
             JOBS_NODE: [*command, JOBS_NODE, "--concurrency", str(slots), "--queues", queues],
             AGENT_NODE: [*command, AGENT_NODE],
-        }
+        },
+        json_about={"host": settings.host_name} if settings.log_format == "json" else None,
     )
 
 

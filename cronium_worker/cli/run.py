@@ -1,9 +1,10 @@
-"""`cronium run`: submit a script and follow it, as if it ran here."""
+"""`cronium run` and `rerun`: submit a script and follow it, as if it ran here."""
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -73,7 +74,7 @@ def _secrets(context: click.Context, parameter: click.Parameter, names: tuple[st
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _script(file: str, script_type: str | None) -> dict[str, str]:
+def script(file: str, script_type: str | None) -> dict[str, str]:
     kind = script_type or _SUFFIXES.get(Path(file).suffix.lower())
     if kind is None:
         raise click.BadParameter(f"{file}: no type by this suffix; give --type bash, python or node", param_hint="FILE")
@@ -86,29 +87,37 @@ def _script(file: str, script_type: str | None) -> dict[str, str]:
         raise click.BadParameter(f"{file}: not UTF-8 at byte {error.start}", param_hint="FILE") from None
 
 
-@click.command()
-@click.argument("file")
-@click.option("--type", "script_type", type=click.Choice(["bash", "python", "node"]), help="instead of by suffix")
-@click.option("--input", "input_data", metavar="JSON|@FILE", callback=_input, help="what cronium.input() returns")
-@click.option("--var", "variables", metavar="K=V", multiple=True, callback=_pairs, help="a variable; JSON or text")
-@click.option("--env", "environment", metavar="K=V", multiple=True, callback=_pairs, help="environment variable")
-@click.option(
-    "--secret",
-    "secrets",
-    metavar="K",
-    multiple=True,
-    callback=_secrets,
-    help="secret; value from your environment",
+_JOB_OPTIONS = (
+    click.option("--type", "script_type", type=click.Choice(["bash", "python", "node"]), help="instead of by suffix"),
+    click.option("--input", "input_data", metavar="JSON|@FILE", callback=_input, help="what cronium.input() returns"),
+    click.option("--var", "variables", metavar="K=V", multiple=True, callback=_pairs, help="a variable; JSON or text"),
+    click.option("--env", "environment", metavar="K=V", multiple=True, callback=_pairs, help="environment variable"),
+    click.option(
+        "--secret",
+        "secrets",
+        metavar="K",
+        multiple=True,
+        callback=_secrets,
+        help="secret; value from your environment",
+    ),
+    click.option("--timeout", type=float, help="seconds of run time  [default: 3600]"),
+    click.option("--cpu", type=float, help="cores  [default: 0.5]"),
+    click.option("--memory", metavar="SIZE", callback=_size, help="like 512m or 2g  [default: 512m]"),
+    click.option("--image", help="an image of the fleet's allow-list"),
+    click.option("--network", metavar="MODE", help="isolated, none, or a network of the fleet's allow-list"),
+    click.option("--queue", help="for workers started with this queue"),
 )
-@click.option("--timeout", type=float, help="seconds of run time  [default: 3600]")
-@click.option("--cpu", type=float, help="cores  [default: 0.5]")
-@click.option("--memory", metavar="SIZE", callback=_size, help="like 512m or 2g  [default: 512m]")
-@click.option("--image", help="an image of the fleet's allow-list")
-@click.option("--network", metavar="MODE", help="isolated, none, or a network of the fleet's allow-list")
-@click.option("--queue", help="for workers started with this queue")
-@click.option("--detach", is_flag=True, help="print the job's id and do not wait")
-@click.option("--json", "as_json", is_flag=True, help="print the result as JSON, and nothing of the script")
-def run(
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """FILE and the options that say what job is to be made of it: for `job_fields`."""
+    for option in reversed(_JOB_OPTIONS):
+        command = option(command)
+    return click.argument("file")(command)
+
+
+def job_fields(
+    *,
     file: str,
     script_type: str | None,
     input_data: tuple[Any] | None,
@@ -121,22 +130,10 @@ def run(
     image: str | None,
     network: str | None,
     queue: str | None,
-    detach: bool,
-    as_json: bool,
-) -> None:
-    """Run FILE on the fleet and follow it. FILE may be - for standard input, with --type.
-
-    The script's stdout and stderr are yours. The exit code is the script's; 124 for a timeout, 125 when it
-    could not be run, 130 when it was cancelled (Ctrl-C cancels the job).
-
-    \b
-    Example:
-      cronium run report.py --input @orders.json --var region=eu --timeout 60
-    """
-    from cronium_worker.client import submit
-
+) -> dict[str, Any]:
+    """The job's fields that were given. Raises click.BadParameter."""
     fields: dict[str, Any] = {
-        "script": _script(file, script_type),
+        "script": script(file, script_type),
         "environment": environment,
         "secrets": secrets,
         "variables": {name: _json_value(value) for name, value in variables.items()},
@@ -149,10 +146,57 @@ def run(
     fields = {name: value for name, value in fields.items() if value not in (None, {})}
     if input_data is not None:
         fields["input_data"] = input_data[0]
-    job_id = submit(fields).id
+    return fields
+
+
+_DETACH_OPTION = click.option("--detach", is_flag=True, help="print the job's id and do not wait")
+_JSON_OPTION = click.option(
+    "--json", "as_json", is_flag=True, help="print the result as JSON, and nothing of the script"
+)
+
+
+@click.command()
+@job_options
+@_DETACH_OPTION
+@_JSON_OPTION
+def run(detach: bool, as_json: bool, **options: Any) -> None:
+    """Run FILE on the fleet and follow it. FILE may be - for standard input, with --type.
+
+    The script's stdout and stderr are yours. The exit code is the script's; 124 for a timeout, 125 when it
+    could not be run, 130 when it was cancelled (Ctrl-C cancels the job).
+
+    \b
+    Example:
+      cronium run report.py --input @orders.json --var region=eu --timeout 60
+    """
+    from cronium_worker.client import submit
+
+    _see_through(submit(job_fields(**options)).id, detach=detach, as_json=as_json)
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@_DETACH_OPTION
+@_JSON_OPTION
+def rerun(job_id: str, detach: bool, as_json: bool) -> None:
+    """Run a job that has ended once more, under a new id, and follow it. Exit code as of `run`.
+
+    A job with secrets is refused: they went with its end.
+
+    \b
+    Example:
+      cronium rerun 3f2c9a
+    """
+    from cronium_worker.client import rerun as rerun_job
+
+    _see_through(rerun_job(job_id).id, detach=detach, as_json=as_json)
+
+
+def _see_through(job_id: str, *, detach: bool, as_json: bool) -> NoReturn:
+    """Follow a job of this command's to its end, unless nobody is to wait; then exit."""
     if detach:
         click.echo(json.dumps({"job_id": job_id}) if as_json else job_id)
-        return
+        raise click.exceptions.Exit(0)
     outcome = follow_here(job_id, quiet=as_json, own=True)
     if as_json:
         click.echo(outcome.model_dump_json())

@@ -5,6 +5,7 @@ main thread waits for what happens (a child ended, a signal came, a restart is d
 copies its output, each line with the child's name before it.
 """
 
+import json
 import shlex
 import shutil
 import signal
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -71,23 +73,57 @@ class _Output:
         self.write(child, f"supervisor: {text}".encode())
 
 
+class _JsonOutput(_Output):
+    """Of children whose lines are JSON objects: what is none is made one. `about`: what is in each."""
+
+    def __init__(self, stream: IO[bytes], *, about: Mapping[str, str]) -> None:
+        super().__init__(stream, width=0)
+        self._about = about
+
+    def write(self, child: _Child, line: bytes) -> None:
+        if not line.strip():
+            return
+        if not line.startswith(b"{"):
+            line = self._made(child, "WARNING", "output", line.decode(errors="replace").strip())
+        with self._lock, suppress(OSError):
+            self._stream.write(line.rstrip(b"\n") + b"\n")
+            self._stream.flush()
+
+    def note(self, child: _Child, text: str) -> None:
+        self.write(child, self._made(child, "INFO", "supervisor", text))
+
+    def _made(self, child: _Child, level: str, logger: str, message: str) -> bytes:
+        about = {"timestamp": datetime.now(UTC).isoformat(), "level": level, "logger": logger, "message": message}
+        return json.dumps({**about, **self._about, "node": child.name}).encode()
+
+
 def supervise(
     commands: Mapping[str, Sequence[str]],
     *,
     env: Mapping[str, str] | None = None,
     restart_delay_s: float = 1.0,
+    json_about: Mapping[str, str] | None = None,
 ) -> int:
     """Run each command and start again what ends. SIGTERM, SIGINT, SIGQUIT, SIGHUP: pass it on and wait for all.
 
     Every further one of these signals is passed on as well. A command that ends again and again is started with
     growing delays, up to MAX_RESTART_DELAY_S. To be called in the main thread. Returns 0 after such a stop.
+    `json_about`: the children print JSON objects, and so does this, with these fields.
     """
-    return _Supervisor(commands, env=env, restart_delay_s=restart_delay_s).run()
+    width = max((len(name) for name in commands), default=0)
+    stream = sys.stdout.buffer
+    output = _Output(stream, width=width) if json_about is None else _JsonOutput(stream, about=json_about)
+    return _Supervisor(commands, env=env, restart_delay_s=restart_delay_s, output=output).run()
 
 
 class _Supervisor:
     def __init__(
-        self, commands: Mapping[str, Sequence[str]], *, env: Mapping[str, str] | None, restart_delay_s: float
+        self,
+        commands: Mapping[str, Sequence[str]],
+        *,
+        env: Mapping[str, str] | None,
+        restart_delay_s: float,
+        output: _Output,
     ) -> None:
         self._children = [
             _Child(name=name, command=command, colour=_COLOURS[number % len(_COLOURS)], delay_s=restart_delay_s)
@@ -95,7 +131,7 @@ class _Supervisor:
         ]
         self._env = dict(env) if env is not None else None
         self._restart_delay_s = restart_delay_s
-        self._output = _Output(sys.stdout.buffer, width=max((len(name) for name in commands), default=0))
+        self._output = output
         # A signal, or a child whose output has ended. SimpleQueue: its put may be called in a signal handler.
         self._events: SimpleQueue[signal.Signals | _Child] = SimpleQueue()
         self._stopping = False

@@ -1,7 +1,6 @@
 """Flower with our pages, our events and our settings; nothing of it is read from elsewhere."""
 
 import asyncio
-import ipaddress
 import logging
 import signal
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from cronium_worker.dashboard.events import FleetEvents
 from cronium_worker.dashboard.views import HANDLERS
 from cronium_worker.errors import ConfigurationError
 from cronium_worker.settings import Flower as Section
-from cronium_worker.settings import without_password
+from cronium_worker.settings import is_loopback, without_password
 from cronium_worker.tasks import store
 
 logger = logging.getLogger(__name__)
@@ -96,7 +95,7 @@ class Dashboard(Flower):
 
 def serve(section: Section, *, report: Callable[[str], Any]) -> None:
     """Serve the page until SIGTERM or SIGINT; `report` gets its address. Raises ConfigurationError."""
-    if section.login is None and not _is_loopback(section.address):
+    if section.login is None and not is_loopback(section.address):
         raise ConfigurationError(
             f"Flower does not listen on {section.address or 'every address'} without a login: "
             "set CRONIUM_FLOWER__USERNAME and CRONIUM_FLOWER__PASSWORD"
@@ -122,10 +121,3 @@ def serve(section: Section, *, report: Callable[[str], Any]) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         io_loop.asyncio_loop.add_signal_handler(signum, dashboard.stop)  # type: ignore[attr-defined]
     dashboard.start()
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"

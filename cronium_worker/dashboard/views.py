@@ -18,6 +18,7 @@ from cronium_worker.dashboard.readable import JOB_TASK, line, of_record, of_row
 from cronium_worker.errors import JobNotFound
 from cronium_worker.models import TERMINAL
 from cronium_worker.models.job import AGENT_NODE
+from cronium_worker.settings import get_settings
 
 # Flower's names where it has them: its script renders these.
 _COLUMNS = {
@@ -95,7 +96,9 @@ class TaskPage(BaseHandler):
                     raise HTTPError(404, f"Unknown task '{task_id}'") from None
         status = str(shown["State"])
         can_cancel = "Job" in shown and status not in TERMINAL
-        self.render("task.html", task_id=task_id, rows=shown, status=status, can_cancel=can_cancel)
+        page = get_settings().web.url
+        live = f"{page.rstrip('/')}/#/jobs/{shown['Job']}" if page and "Job" in shown else None
+        self.render("task.html", task_id=task_id, rows=shown, status=status, can_cancel=can_cancel, live=live)
 
 
 class CancelJob(TaskRevoke):

@@ -8,14 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import docker
 import requests
 from docker.errors import APIError, DockerException
 
-from cronium_worker.engine import recipe, rootfs
+from cronium_worker.engine import nodejs, recipe, rootfs
 from cronium_worker.engine.recipe import LABEL_DIGEST, RUNNERS, Recipe
 from cronium_worker.engine.rootfs import find_image
 from cronium_worker.errors import ImageBuildError
@@ -134,9 +134,11 @@ def _ensure(api: docker.APIClient, wanted: Recipe, flavour: str, parent_digest: 
 def _build(api: docker.APIClient, wanted: Recipe, labels: dict[str, str]) -> None:
     step_output: deque[str] = deque(maxlen=_ERROR_PIECES)
     last_image, failure = None, None
+    requirements = wanted.files.get(recipe.REQUIREMENTS)
+    whole = replace(wanted, files={**wanted.files, **nodejs.node_files(requirements)}) if requirements else wanted
     # The labels become the last step, so a change of one file does not run the earlier steps again.
     messages = api.build(
-        fileobj=io.BytesIO(recipe.context(wanted)),
+        fileobj=io.BytesIO(recipe.context(whole)),
         custom_context=True,
         tag=wanted.reference,
         labels=labels,

@@ -10,6 +10,8 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import requests
@@ -44,7 +46,7 @@ class AttachedStream:
         return self._socket.fileno()
 
     def read(self) -> list[tuple[Stream, bytes]]:
-        """What has come since the last call, in order; sets `ended` at the end of the stream.
+        """What has come since the last call, in order, a piece for each change of streams; sets `ended` at the end.
 
         The end is no proof that the container ended: it comes as well when the engine dies.
         """
@@ -62,7 +64,7 @@ class AttachedStream:
         return self._take_apart(memoryview(data))
 
     def _take_apart(self, data: memoryview) -> list[tuple[Stream, bytes]]:
-        chunks: list[tuple[Stream, bytes]] = []
+        pieces: list[tuple[Stream, memoryview]] = []
         while data:
             if self._left == 0:
                 missing = _HEADER.size - len(self._header)
@@ -76,10 +78,11 @@ class AttachedStream:
             piece = data[: self._left]
             if piece:
                 if self._stream is not None:
-                    chunks.append((self._stream, bytes(piece)))
+                    pieces.append((self._stream, piece))
                 self._left -= len(piece)
                 data = data[len(piece) :]
-        return chunks
+        together = groupby(pieces, key=itemgetter(0))
+        return [(stream, b"".join(piece for _, piece in of_stream)) for stream, of_stream in together]
 
     def _named(self, kind: int) -> Stream | None:
         return _STREAMS.get(kind, "stdout")

@@ -12,6 +12,7 @@ import urllib3
 from docker import APIClient
 from docker.errors import APIError, DockerException, ImageNotFound
 
+from cronium_worker import metrics
 from cronium_worker.engine.client import Engine, faults
 from cronium_worker.engine.credentials import Credentials
 from cronium_worker.engine.progress import PullProgress, Tally
@@ -119,10 +120,16 @@ class SharedPull:
         with self._changed:
             if self._outcome is None:
                 self._outcome = outcome
+                self._measure(outcome)
             self._changed.notify_all()
             line = self._line
         if line is not None:
             line.drop()
+
+    def _measure(self, outcome: Pulled | Fault) -> None:
+        metrics.image_pull.observe(time.monotonic() - self._started)
+        if isinstance(outcome, Fault):
+            metrics.pull_failed(str(outcome.details.get("reason", outcome.type)))
 
     def _run(self) -> None:
         try:

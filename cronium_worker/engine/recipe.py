@@ -18,6 +18,9 @@ _HELPERS: Mapping[str, tuple[str, ...]] = {
 }
 RUNNERS = ("bash", "python", "node")
 
+# What an image has from a wheel, where it has something from one: part of its digest by the hashes in there.
+REQUIREMENTS = "requirements.txt"
+
 LABEL_VERSION = "org.opencontainers.image.version"
 LABEL_FLAVOUR = "cronium.image.flavour"
 LABEL_DIGEST = "cronium.image.digest"
@@ -46,7 +49,11 @@ def reference(name: str, flavour: str) -> str:
 
 def load(name: str, flavour: str, assets: Path = ASSETS) -> Recipe:
     """Read the recipe of an image from the package's assets."""
-    files = {"Dockerfile": (assets / "images" / flavour / f"{name}.Dockerfile").read_bytes()}
+    directory = assets / "images" / flavour
+    files = {"Dockerfile": (directory / f"{name}.Dockerfile").read_bytes()}
+    requirements = directory / f"{name}.{REQUIREMENTS}"
+    if requirements.exists():
+        files[REQUIREMENTS] = requirements.read_bytes()
     for helper in _HELPERS[name]:
         source = assets / "helpers" / helper
         for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
@@ -85,4 +92,4 @@ def context(recipe: Recipe) -> bytes:
 
 def _mode(path: str) -> int:
     # By name, not by the file's own mode: a wheel does not keep modes.
-    return 0o755 if path.endswith(".sh") else 0o644
+    return 0o755 if path.endswith(".sh") or "/bin/" in path else 0o644

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cronium_worker.engine.cgroups import CPU_PERIOD_US
 from cronium_worker.models import Network, Resources, ScriptType
 from cronium_worker.settings import Settings
 
@@ -16,7 +17,6 @@ CONTROL_DIRECTORY = "/run/cronium"
 LAUNCHER = f"{CONTROL_DIRECTORY}/launcher.sh"
 INTERPRETERS: dict[ScriptType, str] = {"bash": "bash", "python": "python3", "node": "node"}
 
-_CPU_PERIOD_US = 100_000
 _SHM_BYTES = 64 * 1024 * 1024
 # Where each directory of the workspace is mounted, and whether the job may write there.
 _MOUNTS = {
@@ -130,8 +130,8 @@ def _isolation(settings: Settings, seccomp: str | None) -> dict[str, Any]:
 def changeable_limits(resources: Resources) -> dict[str, Any]:
     """Those that a container can be given after it was made, as the body of the update call as well."""
     return {
-        "CpuPeriod": _CPU_PERIOD_US,
-        "CpuQuota": max(1000, round(resources.cpu * _CPU_PERIOD_US)),  # the kernel's minimum is 1 ms
+        "CpuPeriod": CPU_PERIOD_US,
+        "CpuQuota": max(1000, round(resources.cpu * CPU_PERIOD_US)),  # the kernel's minimum is 1 ms
         "Memory": resources.memory,
         "MemorySwap": resources.memory,
         "PidsLimit": resources.pids,

@@ -3,13 +3,14 @@
 The files are opened while the container lives and read again when its first process is gone: the kernel keeps
 the counters until the engine removes the cgroup some milliseconds later, so that the totals of a container
 that ran for a millisecond are exact, too. (The engine's own stats are all zero after the end.)
-Formats: Documentation/admin-guide/cgroup-v1/*.rst and cgroup-v2.rst of the kernel, proc(5) for net/dev.
+Formats: see cgroups.py; proc(5) for net/dev.
 """
 
 import os
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from cronium_worker.engine.cgroups import CGROUP_ROOT, PROC, cgroup_files
 from cronium_worker.models import Metrics
 
 _PROCESSES = "processes"
@@ -39,16 +40,15 @@ class UsageReader:
     """Counters of one container by its first process. Where a file is not to be had, its figure is None;
     without a pid, all are."""
 
-    def __init__(
-        self, pid: int | None, *, proc: Path = Path("/proc"), cgroup_root: Path = Path("/sys/fs/cgroup")
-    ) -> None:
+    def __init__(self, pid: int | None, *, proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT) -> None:
         self._files: dict[str, int] = {}
         self._proc = proc
         self._processes: Path | None = None
         self._cpu_before_s = 0.0
         if pid is None:
             return
-        paths = _paths(pid, proc, cgroup_root)
+        paths = cgroup_files(pid, _V1_FILES, _V2_FILES, proc=proc, cgroup_root=cgroup_root)
+        paths["net"] = proc / str(pid) / "net" / "dev"
         # Opened anew for each look: cgroup v1 may give an open file the list that it gave before (kernel/cgroup).
         self._processes = paths.pop(_PROCESSES, None)
         with ExitStack() as on_error:
@@ -116,24 +116,6 @@ class UsageReader:
             disk_read_bytes=read,
             disk_write_bytes=written,
         )
-
-
-def _paths(pid: int, proc: Path, cgroup_root: Path) -> dict[str, Path]:
-    paths = {"net": proc / str(pid) / "net" / "dev"}
-    try:
-        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
-    except OSError:
-        return paths
-    groups: dict[str, str] = {}
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        groups |= dict.fromkeys(controllers.split(","), group.lstrip("/"))
-    if set(groups) == {""}:
-        return paths | {name: cgroup_root / groups[""] / file for name, file in _V2_FILES.items()}
-    for name, (controller, file) in _V1_FILES.items():
-        if controller in groups:
-            paths[name] = cgroup_root / controller / groups[controller] / file
-    return paths
 
 
 def _field(text: str, name: str) -> int | None:

@@ -31,6 +31,14 @@ class Share(NamedTuple):
         return f"{self.millicores / 1000:g} cores and {self.memory // 2**20} MiB"
 
 
+class Ticket(NamedTuple):
+    """Who asks, for the order of those that wait. `since_s`: when the job was queued, by a clock that all jobs have."""
+
+    priority: int
+    since_s: float
+    token: CancelToken
+
+
 @dataclass(order=True)
 class _Waiting:
     rank: float
@@ -74,23 +82,21 @@ class Admission:
         with self._lock:
             self._add(share)
 
-    def enter(
-        self, share: Share, *, priority: int, since_s: float, token: CancelToken, on_wait: Callable[[str], object]
-    ) -> bool:
-        """Reserve a share when it is this job's turn. `since_s`: when the job was queued, by a clock that all jobs
-        have. `on_wait` is told what it waits for, if it does. False: the job was told to end, or to be left, before."""
+    def enter(self, share: Share, ticket: Ticket, *, on_wait: Callable[[str], object] = lambda _: None) -> bool:
+        """Reserve a share when it is this job's turn. `on_wait` is told what it waits for, if it does. False: the job
+        was told to end, or to be left, before."""
         with self._lock:
             if not self._waiting and self._fits(share):
                 self._add(share)
                 return True
-            one = _Waiting(since_s - PRIORITY_S * priority, next(self._numbers), share)
+            one = _Waiting(ticket.since_s - PRIORITY_S * ticket.priority, next(self._numbers), share)
             bisect.insort(self._waiting, one)
             self._admit()
             asked = f"waiting for {share}: {self._free()} of {self.whole} are free here, {len(self._waiting)} wait"
         try:
             if not one.admitted:
                 on_wait(asked)
-                self._wait(one, token)
+                self._wait(one, ticket.token)
         except BaseException:
             self._withdraw(one)
             raise

@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
+from cronium_worker import metrics
 from cronium_worker.engine.images import ImageManager, Pulled
 from cronium_worker.engine.inventory import OwnContainer
 from cronium_worker.engine.spec import log_file_bytes
@@ -23,7 +24,7 @@ from cronium_worker.errors import (
     InvalidJob,
     validation_message,
 )
-from cronium_worker.execution.admission import Share
+from cronium_worker.execution.admission import Share, Ticket
 from cronium_worker.execution.discretion import without_secrets
 from cronium_worker.execution.diskuse import DiskLimits, DiskUse, Excess, left_by
 from cronium_worker.execution.follow import Follower, Watch
@@ -35,7 +36,18 @@ from cronium_worker.fleet.events import now_iso, progress_body, status_body
 from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.masking import Masker
-from cronium_worker.models import ErrorInfo, FinalStatus, Job, JobResult, LogSummary, Metrics, Output, Stream, Timings
+from cronium_worker.models import (
+    ErrorInfo,
+    FinalStatus,
+    Job,
+    JobResult,
+    LogSummary,
+    Metrics,
+    Output,
+    ScriptType,
+    Stream,
+    Timings,
+)
 from cronium_worker.policy import admit, image_candidates, pull_policy, with_defaults
 from cronium_worker.workspace.collection import Limits, collect
 
@@ -75,18 +87,30 @@ class Attempt:
             started_at = self._started_at
         self._timings = {"queue_s": _seconds_between(claim.queued_at, started_at or now_iso())}
 
+    @property
+    def status(self) -> Literal["preparing", "running"]:
+        return "running" if self._started_at else "preparing"
+
+    @property
+    def script_type(self) -> ScriptType:
+        return self._claim.job.script.type
+
     def run(self) -> JobResult:
         """The outcome, whatever it is. Raises ClaimLost, redis errors, and Detached when the worker is to leave the
         job: its container runs on, or nothing is left of it."""
         with self._told():
             with self._phase("setup_s"):
                 job = self._admit()
-                image = self._ensure_image(job)
+                with self._phase("image"):
+                    image = self._ensure_image(job)
                 self._image = image.image
-            with self._phase("queue_s"):
+            with self._phase("queue_s"), self._phase("admission"):
                 self._reserve(job)
             with self._phase("setup_s"):
-                sandbox = self._pool.get(job, attempt=self._claim.attempt, image=image)
+                attempt, ticket = self._claim.attempt, self._ticket(job)
+                with self._phase("sandbox"):
+                    while (sandbox := self._pool.get(job, attempt=attempt, image=image, ticket=ticket)) is None:
+                        self._raise_if_cancelled()
                 self._cleanup.callback(self._pool.destroy, sandbox.destroy)
                 self._announce_running()
             with self._phase("run_s"):
@@ -110,7 +134,9 @@ class Attempt:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            metrics.phases({**self._timings, "total": _seconds_between(self._claim.queued_at, now_iso())})
         self._cleanup.close()
 
     @contextmanager
@@ -124,7 +150,7 @@ class Attempt:
             raise
         except Exception as unexpected:
             # A job never stays silent: what went wrong here is told, and the log has the rest.
-            logger.exception("attempt failed", extra={"job_id": self._claim.job.id})
+            logger.exception("attempt failed", extra={"job_id": self._claim.job.id, "attempt": self._claim.attempt})
             reason = unexpected.strerror if isinstance(unexpected, OSError) else type(unexpected).__name__
             self._error = DaemonError(f"the worker failed: {reason}", retryable=True).info()
 
@@ -194,15 +220,16 @@ class Attempt:
     def _reserve(self, job: Job) -> None:
         """The job's share of the host, when it is its turn."""
         admission, share = self._host.admission, Share.of(job.resources)
-        if admission.enter(
-            share,
-            priority=job.priority,
-            since_s=datetime.fromisoformat(self._claim.queued_at).timestamp(),
-            token=self._token,
-            on_wait=lambda message: self._store.write(self._claim, [progress_body(message)]),
-        ):
+
+        def told(message: str) -> None:
+            self._store.write(self._claim, [progress_body(message)])
+
+        if admission.enter(share, self._ticket(job), on_wait=told):
             self._cleanup.callback(admission.leave, share)
         self._raise_if_cancelled()
+
+    def _ticket(self, job: Job) -> Ticket:
+        return Ticket(job.priority, datetime.fromisoformat(self._claim.queued_at).timestamp(), self._token)
 
     def _announce_running(self) -> None:
         self._started_at = now_iso()

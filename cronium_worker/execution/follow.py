@@ -18,7 +18,7 @@ from cronium_worker.execution.sandbox import CLEANUP_TIMEOUT_S, Sandbox
 from cronium_worker.execution.signals import CancelToken, Wake
 from cronium_worker.fleet.events import metrics_body
 from cronium_worker.fleet.writer import LogWriter
-from cronium_worker.models import Job, Metrics
+from cronium_worker.models import Job, Metrics, Stream
 from cronium_worker.workspace.staging import end_mark
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,9 @@ _SOON_S = 1.0
 _NEARLY_OVER_S = 5  # a worker that is to leave waits that long for the end of a run that is over
 _SIGNAL_AGAIN_S = 5
 _TRIES = 5
+# While a script prints a lot, its output is let gather: a turn costs the same for the engine's 8 kB as for 100.
+_MUCH_BYTES = 4 * 1024
+_GATHER_S = 0.001
 _PAUSES_S = (0.1, 2.0)  # between questions to an engine that does not answer: the first, the longest
 _UNKNOWN_EXIT = 255
 
@@ -88,6 +91,8 @@ class Follower:
         self._kill_at: float | None = None
         self._give_up_at: float | None = None
         self._stall_at: float | None = None
+        self._took_at = 0.0
+        self._listen_at: float | None = None  # while more is to gather
         self._over_at: float | None = None  # when the end of the processes was seen
         self._deadline = time.monotonic() + job.timeout - sandbox.gate.open_for_s()
         self._attached = sandbox.left is None
@@ -120,7 +125,7 @@ class Follower:
         reading = False
         try:
             while not (stream.ended or self._is_marked()):
-                if reading != self._writer.has_room():
+                if reading != self._wants_more():
                     reading = not reading
                     if reading:
                         self._selector.register(stream, selectors.EVENT_READ)
@@ -137,26 +142,39 @@ class Follower:
             if reading:
                 self._selector.unregister(stream)
 
+    def _wants_more(self) -> bool:
+        return self._listen_at is None and self._writer.has_room()
+
     def _step(self, timeout_s: float = float("inf")) -> None:
         """Wait for whatever comes first, and see to it."""
         now = time.monotonic()
-        watched = (self._deadline, self._kill_at, self._give_up_at, self._stall_at, self._leave_at())
+        watched = (self._deadline, self._kill_at, self._give_up_at, self._stall_at, self._leave_at(), self._listen_at)
         times = (*watched, self._usage.due_s, now + timeout_s)
         due = min(at for at in times if at is not None)
         for key, _ in self._selector.select(None if due == float("inf") else max(0.0, due - now)):
             if isinstance(key.fileobj, AttachedStream):
-                for stream, data in key.fileobj.read():
-                    self._log.feed(stream, self._marks.feed(stream, data))
-                self._stall_at = None
-                if self._over_at is None:
-                    self._usage.look_sometimes()
+                self._take(key.fileobj.read())
             elif key.fileobj is self._wake:
                 self._wake.clear()
             else:
                 self._over()
-        if time.monotonic() >= self._usage.due_s:
+        now = time.monotonic()
+        if self._listen_at is not None and now >= self._listen_at:
+            self._listen_at = None
+        if now >= self._usage.due_s:
             self._writer.put_sample(metrics_body(self._usage.sample()))
-        self._enforce(time.monotonic())
+        self._enforce(now)
+
+    def _take(self, output: list[tuple[Stream, bytes]]) -> None:
+        for stream, data in output:
+            self._log.feed(stream, self._marks.feed(stream, data))
+        self._stall_at = None
+        if self._over_at is None:
+            self._usage.look_sometimes()
+        now = time.monotonic()
+        if sum(len(data) for _, data in output) >= _MUCH_BYTES and now - self._took_at < _GATHER_S:
+            self._listen_at = now + _GATHER_S
+        self._took_at = now
 
     def _over(self) -> None:
         """The first process is gone: the last moment at which the kernel still has the counters."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from zlib import crc32
 
+from cronium_worker import metrics
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.masking import Masker, StreamMasker
 from cronium_worker.models import LogSummary, Stream
@@ -49,7 +50,9 @@ class _State:
         self.lines += data.count(b"\n")
         self.last = data[-1:]
         self.line += data
-        finished = len(self.line) if len(self.line) > _LINE_BYTES else self.line.rfind(b"\n") + 1
+        finished = self.line.rfind(b"\n") + 1
+        if len(self.line) - finished > _LINE_BYTES:
+            finished = len(self.line)
         if finished:
             self.checksum = crc32(self.line[:finished], self.checksum)
             self.line = self.line[finished:]
@@ -112,7 +115,11 @@ class JobLog:
         if not data:
             return
         known = max(0, min(len(data), state.start - state.read))
+        lines = state.lines
         state.add(data)
+        if not known:  # else another worker has counted it
+            metrics.log_bytes.inc(len(data))
+            metrics.log_lines.inc(state.lines - lines)
         if known and not self._exact and _REPLACEMENT in data[:known]:
             self.lost("the stored log has other bytes than were printed")
         data = data[known:]
@@ -120,6 +127,7 @@ class JobLog:
         self._left -= len(kept)
         if len(kept) < len(data):
             self._truncated = state.cut = True
+            metrics.log_dropped.inc(len(data) - len(kept))
         if kept:
             self._give(stream, state.decoder.decode(state.masker.feed(kept)))
 

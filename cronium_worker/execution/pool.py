@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from cronium_worker import metrics
 from cronium_worker.engine.images import Pulled
 from cronium_worker.errors import Fault
+from cronium_worker.execution.admission import Admission, Share, Ticket
 from cronium_worker.execution.demand import Demand, shares
 from cronium_worker.execution.reaper import Reaper
 from cronium_worker.execution.sandbox import Host, Kind, Sandbox, kind_of
@@ -26,8 +28,9 @@ logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 5.0  # at what waits, and at the images
 _AFTER_HIT_S = 0.1  # many a job has ended by then: it has the host for itself
 _PAUSES_S = (1.0, 30.0)  # after a sandbox could not be made: the first, the longest
-# An engine with two cores starts 7.2 containers a second 4 at once, 6.7 a second 8 at once (median of several).
-_STARTS_AT_ONCE = 2 * (os.cpu_count() or 1)
+# Of the host's cores, to make one. With two, an engine starts 7.2 containers a second 4 at once, 6.7 a second 8 at once
+# (median of several).
+_START = Share(millicores=500, memory=0)
 _MIN_AVAILABLE = 0.1  # of the host's memory
 
 
@@ -64,7 +67,7 @@ class Pool:
         self._look_at = self._resume_at = 0.0
         self._pause_s = _PAUSES_S[0]
         self._closed = self._size == 0
-        self._starts = threading.Semaphore(_STARTS_AT_ONCE)
+        self._starts = Admission(Share(1000 * (os.cpu_count() or 1), 0))
         self._makers = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="pool")
         self._keeper = threading.Thread(target=self._run, name="pool", daemon=True)
 
@@ -83,10 +86,12 @@ class Pool:
         self._let_go(self._pop(lambda _: True))
         self._reaper.close()
 
-    def get(self, job: Job, *, attempt: int, image: Pulled) -> Sandbox:
-        """One that has waited for such a job, or one that is made for it. `job`: with the fleet's defaults. Raises
-        Fault."""
-        kind = kind_of(job, image.image, image.id, self._host.settings.defaults)
+    def get(self, job: Job, *, attempt: int, image: Pulled, ticket: Ticket) -> Sandbox | None:
+        """One that has waited for such a job, or one that is made for it when it is its turn; None: it was told to end,
+        or to be left, before. `job`: with the fleet's defaults. Raises Fault."""
+        kind = kind_of(job, image.image, image.id, self._host.settings.defaults) if self._size else None
+        if kind is None:
+            metrics.pool_jobs.labels(job.script.type, "own").inc()
         while kind is not None and (waiting := self._take(kind)) is not None:
             try:
                 waiting.assign(job, attempt=attempt)
@@ -95,8 +100,8 @@ class Pool:
             except Fault as fault:
                 logger.warning("a sandbox that waited is of no use: %s", str(fault))
                 self.destroy(waiting.destroy)
-        with self._making_for_job():
-            return Sandbox.create(self._host, job=job, attempt=attempt, image=image.image)
+        with self._making_for_job(ticket) as is_its_turn:
+            return Sandbox.create(self._host, job=job, attempt=attempt, image=image.image) if is_its_turn else None
 
     def destroy(self, destroy: Callable[[], None]) -> None:
         """Behind the caller's back, as far as the engine keeps up."""
@@ -105,8 +110,6 @@ class Pool:
     def _take(self, kind: Kind) -> Sandbox | None:
         """One that waits, which is the caller's from now on; None: there is none."""
         with self._changed:
-            if self._size == 0:
-                return None
             now = time.monotonic()
             self._demand.setdefault(kind, Demand()).note(now)
             taken, broken = None, []
@@ -118,8 +121,11 @@ class Pool:
                 broken.append(entry[2])
             if taken is None:
                 self._misses += 1
+                metrics.pool_jobs.labels(kind.script_type, "miss").inc()
             else:
                 self._hits += 1
+                metrics.pool_jobs.labels(kind.script_type, "hit").inc()
+                metrics.pool_age.observe(now - taken[0])
                 self._resume_at = max(self._resume_at, now + _AFTER_HIT_S)
                 self._age_s += now - taken[0]
             self._changed.notify()
@@ -127,13 +133,16 @@ class Pool:
         return taken[2] if taken else None
 
     @contextmanager
-    def _making_for_job(self) -> Iterator[None]:
+    def _making_for_job(self, ticket: Ticket) -> Iterator[bool]:
         with self._changed:
             self._jobs_making += 1
+        is_its_turn = False
         try:
-            with self._starts:
-                yield
+            is_its_turn = self._starts.enter(_START, ticket)
+            yield is_its_turn
         finally:
+            if is_its_turn:
+                self._starts.leave(_START)
             with self._changed:
                 self._jobs_making -= 1
                 self._changed.notify()
@@ -232,6 +241,7 @@ class Pool:
         with self._changed:
             self._making.remove(kind)
             if sandbox is None:
+                metrics.pool_failures.inc()
                 self._resume_at = time.monotonic() + self._pause_s
                 self._pause_s = min(2 * self._pause_s, _PAUSES_S[1])
             else:

@@ -2,12 +2,14 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
 
 from redis.exceptions import RedisError
 
+from cronium_worker import journal, metrics
 from cronium_worker.engine.images import ImageManager
 from cronium_worker.engine.inventory import OwnContainer
 from cronium_worker.errors import ClaimLost, Detached
@@ -51,6 +53,7 @@ class Runner:
         self._images = ImageManager(host.engine, host.settings.registry)
         self._pool = Pool(host, standing=self._standing_kinds)
         self._claims: dict[str, Claim] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._newest_taken: dict[tuple[str, int], int] = {}
         self.taken = 0
         self.active = ActiveJobs()
@@ -81,6 +84,11 @@ class Runner:
         claims = list(self._claims.copy().values())
         if claims:
             self._store.renew(claims)
+        metrics.lease_renewed.set_to_current_time()
+
+    def standing(self) -> Counter[tuple[str, str]]:
+        """How many jobs this worker has, by status (preparing, running) and type."""
+        return Counter((attempt.status, attempt.script_type) for attempt in self._attempts.copy().values())
 
     def newest_taken(self) -> dict[tuple[str, int], int]:
         """By queue and priority: when the newest message was sent of those that this worker has taken (ms)."""
@@ -99,6 +107,7 @@ class Runner:
 
     def _note_taken(self, claim: Claim) -> None:
         key = (claim.job.queue or DEFAULT_QUEUE, claim.job.priority)
+        metrics.claims.labels("taken").inc()
         self.taken += 1
         self._newest_taken[key] = max(claim.sent_at_ms, self._newest_taken.get(key, 0))
 
@@ -115,7 +124,8 @@ class Runner:
         host = self._host.settings.host_name
         claim = self._store.adopt(container.job_id, attempt=container.attempt, host=host, node=self._node)
         if isinstance(claim, Claim):
-            logger.info("job %s is adopted", container.job_id, extra={"attempt": claim.attempt})
+            metrics.claims.labels("adopted").inc()
+            logger.info("job %s is adopted", container.job_id, extra=_about(claim))
             thread = threading.Thread(target=self._resume, args=(claim, container), name=f"adopted {container.job_id}")
             thread.daemon = True
             thread.start()
@@ -156,16 +166,21 @@ class Runner:
             started_at=progress.started_at if progress else None,
             finished_at=now_iso(),
         )
-        self._store.finish(claim, result, message)
+        self._finish(claim, result, message)
 
     def _complete(self, claim: Claim, run: Callable[[Attempt], JobResult]) -> JobResult | NotNow:
+        with journal.about(**_about(claim)):
+            return self._attempt(claim, run)
+
+    def _attempt(self, claim: Claim, run: Callable[[Attempt], JobResult]) -> JobResult | NotNow:
         job_id = claim.job.id
         token = self.active.add(job_id)
         self._claims[job_id] = claim
         try:
             with Attempt(self._host, self._store, self._images, self._pool, claim, token) as attempt:
+                self._attempts[job_id] = attempt
                 result = run(attempt)
-                logger.info("job %s %s", job_id, result.status, extra={"attempt": claim.attempt})
+                logger.info("job %s %s", job_id, result.status, extra={"status": result.status})
                 return self._conclude(claim, result)
         except Detached as detached:
             if detached.container_left:
@@ -175,11 +190,13 @@ class Runner:
             self._again(claim, "again: its worker is about to end")
             return "later"
         except ClaimLost:
+            metrics.claims_lost.inc()
             logger.warning("job %s was taken over", job_id)
             return "busy"
         finally:
             self.active.discard(job_id)
             self._claims.pop(job_id, None)
+            self._attempts.pop(job_id, None)
 
     def _conclude(self, claim: Claim, result: JobResult) -> JobResult | NotNow:
         message = result.error.message if result.error else "completed"
@@ -189,14 +206,21 @@ class Runner:
             self._on_engine_away()
             self._again(claim, message, delay_s=_FAULT_DELAY_S)
             return "later"
+        error_type = result.error.type if result.error else None
         if result.error is not None and result.error.retryable and claim.faults < FAULT_BUDGET:
+            metrics.retried(claim.job.script.type, error_type)
             self._again(claim, message, delay_s=_FAULT_DELAY_S * 2**claim.faults, fault=True)
             return "later"
         if result.status in retry.on and claim.failures + 1 < retry.max_attempts:
+            metrics.retried(claim.job.script.type, error_type)
             self._again(claim, message, delay_s=retry.delay_before(claim.failures + 2), failure=True)
             return "later"
-        self._store.finish(claim, result, message)
+        self._finish(claim, result, message)
         return result
+
+    def _finish(self, claim: Claim, result: JobResult, message: str) -> None:
+        self._store.finish(claim, result, message)
+        metrics.finished(result.status, claim.job.script.type, result.error.type if result.error else None)
 
     def _again(
         self, claim: Claim, message: str, *, delay_s: float = 0, fault: bool = False, failure: bool = False
@@ -207,6 +231,11 @@ class Runner:
         timer = threading.Timer(delay_s, self._send, [claim.job.id])
         timer.daemon = True
         timer.start()
+
+
+def _about(claim: Claim) -> dict[str, str | int]:
+    """For its lines in the log."""
+    return {"job_id": claim.job.id, "attempt": claim.attempt}
 
 
 def _found_no_engine(result: JobResult) -> bool:

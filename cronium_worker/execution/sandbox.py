@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+from cronium_worker import metrics
+from cronium_worker.engine.cgroups import CpuBurst
 from cronium_worker.engine.client import ContainerState, Engine, EngineHistory
 from cronium_worker.engine.device import block_device
 from cronium_worker.engine.inventory import OwnContainer
@@ -91,6 +93,7 @@ class Sandbox:
     left: ContainerState | None = None
     resources: Resources | None = None
     started: bool = False
+    burst: CpuBurst = field(default_factory=CpuBurst)
     _closed: bool = field(default=False, repr=False)
 
     @classmethod
@@ -143,13 +146,14 @@ class Sandbox:
         sandbox_id = uuid4().hex
         with ExitStack() as on_error:
             try:
-                workspace = _make_workspace(settings, sandbox_id)
-                on_error.callback(directories.remove, workspace)
-                stage_launcher(workspace)
-                gate = Gate(workspace.control)
-                on_error.callback(gate.close)
-                device = block_device(workspace.root)
-                uid, gid = workspace.owner()
+                with metrics.sandbox_phase("workspace"):
+                    workspace = _make_workspace(settings, sandbox_id)
+                    on_error.callback(directories.remove, workspace)
+                    stage_launcher(workspace)
+                    gate = Gate(workspace.control)
+                    on_error.callback(gate.close)
+                    device = block_device(workspace.root)
+                    uid, gid = workspace.owner()
             except OSError as error:
                 reason = error.strerror or type(error).__name__
                 raise ContainerCreateError(f"workspace: {reason}", retryable=True) from error
@@ -170,14 +174,18 @@ class Sandbox:
                 ensure_network(host.engine, fleet=settings.fleet)
             elif network.mode != "none":
                 require_network(host.engine, network.mode)
-            container_id = host.engine.create(name, container_config(spec, settings))
+            with metrics.sandbox_phase("create"):
+                container_id = host.engine.create(name, container_config(spec, settings))
             on_error.callback(_remove, host.engine, container_id)
-            stream = host.engine.attach(container_id)
-            on_error.callback(stream.close)
-            host.engine.start(container_id)
+            with metrics.sandbox_phase("start"):
+                stream = host.engine.attach(container_id)
+                on_error.callback(stream.close)
+                host.engine.start(container_id)
             pid = _visible_pid(host.engine.state(container_id).pid, container_id)
             end = os.pidfd_open(pid) if pid else None
             usage = UsageReader(pid)
+            burst = CpuBurst(pid)
+            burst.set(resources.cpu)
             on_error.pop_all()
         return cls(
             host=host,
@@ -186,6 +194,7 @@ class Sandbox:
             container_id=container_id,
             stream=stream,
             usage=usage,
+            burst=burst,
             end=end,
         )
 
@@ -204,7 +213,9 @@ class Sandbox:
         except OSError as error:
             raise ContainerStartError(f"assignment: {error.strerror}", retryable=True) from error
         if job.resources != self.resources:
+            self.burst.set(0)
             self.host.engine.update(self.container_id, changeable_limits(job.resources))
+            self.burst.set(job.resources.cpu)
 
     def rename(self, job: Job, *, attempt: int) -> None:
         """Give one that was prepared the job's name, if it is still there: for people."""
@@ -313,6 +324,10 @@ class Sandbox:
     def destroy(self) -> None:
         """Remove container and workspace, whatever happened; what cannot be removed is left to the janitor."""
         self.leave()
+        with metrics.sandbox_phase("destroy"):
+            self._take_away()
+
+    def _take_away(self) -> None:
         try:
             self.host.engine.remove(self.container_id)
         except Fault as fault:

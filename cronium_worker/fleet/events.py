@@ -1,13 +1,15 @@
 """The format of events, in one place for writers and readers.
 
 An event is one JSON object `{"v":1,"job_id","seq","ts","type",...}`. A writer makes the part after `seq` (the
-*body*); Redis puts the rest before it, because only there the next `seq` is known (lua/common.lua).
+*body*). The rest is put before it where the next `seq` is known: in Redis (lua/common.lua), or by the owner of a claim,
+the only one who adds events meanwhile.
 """
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
+
+from pydantic_core import to_json
 
 from cronium_worker.models import Status, Stream
 
@@ -19,7 +21,11 @@ class Body(NamedTuple):
     """What a writer makes of an event: its type and its JSON from `ts` on, without the opening brace."""
 
     kind: Kind
-    text: str
+    json: bytes
+
+
+def whole(body: Body, job_id: str, seq: int) -> bytes:
+    return b'{"v":1,"job_id":"%s","seq":%d,' % (job_id.encode(), seq) + body.json
 
 
 def now_iso() -> str:
@@ -29,7 +35,7 @@ def now_iso() -> str:
 
 def _body(kind: Kind, fields: Mapping[str, Any]) -> Body:
     event = {"ts": now_iso(), "type": kind, **fields}
-    return Body(kind, json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))[1:])
+    return Body(kind, to_json(event, inf_nan_mode="null")[1:])
 
 
 def status_body(status: Status, message: str, *, attempt: int, host: str | None, **more: Any) -> Body:
@@ -39,7 +45,7 @@ def status_body(status: Status, message: str, *, attempt: int, host: str | None,
 def claim_body(host: str) -> Body:
     """The `preparing` event, open at its end: only Redis knows the attempt."""
     body = _body("status", {"status": "preparing", "message": f"taken by {host}", "host": host})
-    return Body(body.kind, body.text[:-1])
+    return Body(body.kind, body.json[:-1])
 
 
 def log_body(stream: Stream, data: str) -> Body:

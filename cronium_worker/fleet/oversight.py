@@ -1,8 +1,9 @@
 """Jobs as others than their worker see them: who holds a job and for how long, and taking it from who is gone."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from cronium_worker.fleet.events import now_iso, progress_body, status_body
 from cronium_worker.fleet.store import ACTIVE_KEY, INDEX_KEY, JobStore, epoch_ms, record_key
@@ -11,7 +12,16 @@ from cronium_worker.models import TERMINAL, ErrorInfo, FinalStatus, JobResult, L
 _PRUNE_COUNT = 1000
 _SUSPECTS_KEY = "cronium:suspects"
 _NEWEST_TAKEN_KEY = "cronium:taken"
-_FIELDS = ("status", "attempt", "token", "lease", "host", "node", "taken_at", "queue", "priority", "sent_at", "due_at")
+# Queues in which jobs wait, by when that was seen last (seconds since 1970).
+_QUEUES_KEY = "cronium:queues"
+_QUEUE_TTL_S = 24 * 3600
+# Who holds a job is looked at each time: such jobs are always due.
+_OVERDUE_S = 60
+# A job that is taken from its worker is so long before; one that has ended meanwhile stays in the list.
+_SUSPECTED_S = 300
+_FIELDS = (
+    "status", "type", "attempt", "token", "lease", "host", "node", "taken_at", "queue", "priority", "sent_at", "due_at"
+)  # fmt: skip
 _COUNTS = ("faults", "failures")
 
 
@@ -25,6 +35,7 @@ class Standing:
     """
 
     status: str
+    type: str
     attempt: int
     token: str
     host: str
@@ -46,6 +57,15 @@ class Standing:
     @property
     def ended(self) -> bool:
         return self.status in TERMINAL
+
+
+class Backlog(NamedTuple):
+    """Numbers of jobs: not ended, or ended and their result not yet with Celery; of those, that should have been looked
+    at a minute ago; and whose lease was first seen lapsed in the last five minutes."""
+
+    unsettled: int
+    overdue: int
+    suspected: int
 
 
 class Oversight:
@@ -107,7 +127,7 @@ class Oversight:
         """
         attempt = held.attempt + 1
         body = status_body("pending", message, attempt=attempt, host=None)
-        arguments = ("again", attempt, body.text, 0, held.faults + 1, held.failures, now_iso())
+        arguments = ("again", attempt, body.json, 0, held.faults + 1, held.failures, now_iso())
         return self._reclaim(job_id, held, gone, *arguments)
 
     def give_up(self, job_id: str, held: Standing, status: FinalStatus, error: ErrorInfo, *, gone: bool) -> bool:
@@ -115,9 +135,9 @@ class Oversight:
 
         What its script may have printed since its worker was heard last, nobody has: a gap is told before the end.
         """
-        gap = ""
+        gap = b""
         if held.started_at is not None:
-            gap = progress_body("a part of the log may be missing: its worker was lost", gap=True).text
+            gap = progress_body("a part of the log may be missing: its worker was lost", gap=True).json
         result = JobResult(
             job_id=job_id,
             status=status,
@@ -134,7 +154,10 @@ class Oversight:
         body = status_body(status, error.message, attempt=held.attempt, host=held.host, result=content)
         text = result.model_dump_json()
         ttl_s = self._store.result_ttl_s
-        return self._reclaim(job_id, held, gone, "finish", gap, status, text, now_iso(), body.text, ttl_s)
+        ended = self._reclaim(job_id, held, gone, "finish", gap, status, text, now_iso(), body.json, ttl_s)
+        if ended:
+            self._store.count_end(status, held.type, error.type)
+        return ended
 
     def _reclaim(self, job_id: str, held: Standing, gone: bool, *arguments: Any) -> bool:
         return bool(self._store.run("reclaim", job_id, held.token, "1" if gone else "", *arguments) == "ok")
@@ -152,6 +175,28 @@ class Oversight:
         rows = cast("dict[str, str]", self._redis.hgetall(_NEWEST_TAKEN_KEY))
         parts = {name: name.rpartition("|") for name in rows}
         return {(queue, int(priority)): int(rows[name]) for name, (queue, _, priority) in parts.items()}
+
+    def note_queues(self, queues: Collection[str]) -> None:
+        """Jobs wait in these."""
+        if queues:
+            now_s = int(time.time())
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.zadd(_QUEUES_KEY, dict.fromkeys(queues, now_s))
+                pipe.zremrangebyscore(_QUEUES_KEY, "-inf", now_s - _QUEUE_TTL_S)
+                pipe.execute()
+
+    def queues(self, count: int) -> list[str]:
+        """Those in which jobs have waited in the last day, whether anybody serves them or not: the newest."""
+        return cast("list[str]", self._redis.zrange(_QUEUES_KEY, 0, count - 1, desc=True))
+
+    def backlog(self) -> Backlog:
+        """What there is to look after, whatever the number of jobs."""
+        seconds, _ = self._redis.time()
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(ACTIVE_KEY)
+            pipe.zcount(ACTIVE_KEY, "-inf", (seconds - _OVERDUE_S) * 1000)
+            pipe.zcount(_SUSPECTS_KEY, seconds - _SUSPECTED_S, "+inf")
+            return Backlog(*pipe.execute())
 
     def forget_expired(self) -> int:
         """Take jobs off the index whose records have expired; returns how many.
@@ -181,6 +226,7 @@ def _standing(record: Mapping[str, str | None], now_ms: int) -> Standing:
     held = record["status"] in ("preparing", "running")
     return Standing(
         status=record["status"] or "",
+        type=record["type"] or "",
         attempt=number("attempt"),
         token=record["token"] or "",
         host=record["host"] or "",

@@ -42,11 +42,13 @@ def will_pass(error: Exception) -> bool:
 class Patience(Retry):
     """Tries again up to `retries` times, with pauses of up to two seconds; and no more once two seconds a retry
     are over. The number alone would not do: a try lasts as long as the read timeout when Redis is silent, and
-    redis-py's retries are nested (a command's, and those of the connection that it needs)."""
+    redis-py's retries are nested (a command's, and those of the connection that it needs). `on_error(error)` is told of
+    each try that failed so; redis-py copies it, so it must be a function."""
 
-    def __init__(self, retries: int) -> None:
+    def __init__(self, retries: int, on_error: Callable[[Exception], object] = lambda _: None) -> None:
         errors = (RedisConnectionError, RedisTimeoutError, TimeoutError, ResponseError)
         super().__init__(ExponentialBackoff(cap=_LONGEST_PAUSE_S, base=0.05), retries, errors)
+        self._on_error = on_error
 
     def call_with_retry(
         self,
@@ -58,7 +60,10 @@ class Patience(Retry):
         give_up_at = time.monotonic() + self._retries * _LONGEST_PAUSE_S
 
         def again(error: Exception) -> bool:
-            known = will_pass(error) and (is_retryable is None or is_retryable(error))
+            passes = will_pass(error)
+            if passes:
+                self._on_error(error)
+            known = passes and (is_retryable is None or is_retryable(error))
             return known and time.monotonic() < give_up_at
 
         return super().call_with_retry(do, fail, again, with_failure_count)

@@ -8,32 +8,37 @@ answer got lost is made once.
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
+from itertools import chain
 from typing import Any, Literal, NamedTuple, cast
 from uuid import uuid4
 
 from pydantic import ValidationError
 from redis import Redis
 from redis.commands.core import Script as LuaScript
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, RedisError
 
 from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, NotSigned, SecretsUnreadable, validation_message
-from cronium_worker.fleet.events import Body, Event, claim_body, now_iso, status_body
+from cronium_worker.fleet.events import Body, Event, claim_body, now_iso, status_body, whole
 from cronium_worker.fleet.patience import Patience
 from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Script
+from cronium_worker.models.job import DEFAULT_QUEUE
 from cronium_worker.sealing import SecretBox
 from cronium_worker.signing import Signer
 
 CANCEL_CHANNEL = "cronium:cancel"
+STATUS_CHANNEL = "cronium:status"  # lua/common.lua
 INDEX_KEY = "cronium:jobs"
 _GONE = "gone"  # in the place of secrets that are deleted
 _BLOCK_MS = 5000
 _READ_COUNT = 1000
 _SCRIPTS = ("register", "sending", "claim", "adopt", "renew", "write", "retry", "finish", "reclaim", "cancel", "refuse")
+# How many jobs have ended, by "status|type|type of error".
+ENDED_KEY = "cronium:ended"
 # Jobs that somebody has to look after, by the time (ms) at which to look next: until their result is with Celery.
 ACTIVE_KEY = "cronium:active"
 # A message that nobody has taken by then may be lost.
@@ -43,6 +48,14 @@ SETTLED_LEASES = 1 / 3
 
 Outcome = Literal["missing", "finished", "busy"]
 CancelOutcome = Literal["finished", "cancelled", "requested"]
+Argument = str | int | bytes  # of a script
+
+
+def _numbered(claim: "Claim", bodies: Sequence[Body]) -> Iterator[Argument]:
+    """The first seq, how many, and pairs of (kind, event)."""
+    yield from (claim._seq, len(bodies))
+    for seq, body in enumerate(bodies, start=claim._seq):
+        yield from (body.kind, whole(body, claim.job.id, seq))
 
 
 def record_key(job_id: str) -> str:
@@ -54,16 +67,23 @@ def job_keys(job_id: str) -> list[str]:
     return [key, f"{key}:events", f"{key}:secrets"]
 
 
-def connect(url: str, *, retries: int = 3, read_timeout_s: float = _BLOCK_MS / 1000 + 10) -> "Redis":
+def connect(
+    url: str,
+    *,
+    retries: int = 3,
+    read_timeout_s: float = _BLOCK_MS / 1000 + 10,
+    on_error: Callable[[Exception], object] = lambda _: None,
+) -> "Redis":
     """A client that tries again over a lost connection, and while Redis can do nothing for a time (Patience):
-    3 times for callers (under a second, or one read timeout), more for workers: 300 are ten minutes.
+    3 times for callers (under a second, or one read timeout), more for workers: 300 are ten minutes. `on_error` is told
+    of each try that failed.
 
     The read timeout must be longer than any blocking read: it is how a dead link is noticed.
     """
     return Redis.from_url(
         url,
         decode_responses=True,
-        retry=Patience(retries),
+        retry=Patience(retries, on_error),
         socket_timeout=read_timeout_s,
         socket_connect_timeout=5,
         health_check_interval=30,
@@ -108,7 +128,8 @@ class Claim:
     adoptions: int = 0  # in a row, each after the death of a worker
     taken_s: float = field(default_factory=time.monotonic)
     _writes: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _seq: int = 0  # of the next event
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
 
 class JobStore:
@@ -139,7 +160,7 @@ class JobStore:
             name: redis.register_script(common + (folder / f"{name}.lua").read_text()) for name in _SCRIPTS
         }
 
-    def run(self, script: str, job_id: str, *arguments: str | int) -> Any:
+    def run(self, script: str, job_id: str, *arguments: Argument) -> Any:
         """One of the scripts in lua/ on a job's keys: for this package alone."""
         return self._scripts[script](keys=job_keys(job_id), args=arguments)
 
@@ -173,7 +194,7 @@ class JobStore:
             pipe.zadd(ACTIVE_KEY, {job.id: now + FIRST_LOOK_S * 1000}, nx=True)
             pipe.execute()
         flat = [part for pair in fields.items() for part in pair]
-        existing = self.run("register", job.id, secrets, self._secret_ttl_s, body.text, *flat)
+        existing = self.run("register", job.id, secrets, self._secret_ttl_s, body.json, *flat)
         if existing and not (existing[0] == text and self._are_secrets_of(job, existing[1])):
             raise JobConflict(f"id: {job.id} is taken by another job; choose a new id")
         return not existing
@@ -220,7 +241,7 @@ class JobStore:
         events_key = job_keys(job_id)[1]
         while True:
             reply = cast(Any, self.redis.xread({events_key: after}, count=_READ_COUNT, block=_BLOCK_MS))
-            entries = _stream_entries(reply)
+            entries = stream_entries(reply)
             if not entries and not self.redis.exists(record_key(job_id)):
                 raise JobNotFound(f"no job {job_id}: unknown id, or its record has expired")
             for entry_id, fields in entries:
@@ -243,26 +264,38 @@ class JobStore:
             finished_at=finished_at,
         )
         body = status_body("cancelled", message, attempt=attempt, host=None, result=result.without_contents())
-        outcome = self.run("cancel", job_id, result.model_dump_json(), finished_at, body.text, self.result_ttl_s)
+        outcome = self.run("cancel", job_id, result.model_dump_json(), finished_at, body.json, self.result_ttl_s)
         if outcome == "missing":
             raise JobNotFound(f"no job {job_id}: its record has expired")
         if outcome == "cancelled":
+            self.count_end("cancelled", record.get("type", ""), "cancelled")
             self.look_at(job_id, in_s=0)  # one that was to wait has no message that could bring its result to Celery
         return cast(CancelOutcome, outcome)
 
-    def recent(self, count: int) -> list[dict[str, str]]:
-        """The records of the newest jobs, newest first, without job and result. Expired ones are forgotten."""
-        ids = cast("list[str]", self.redis.zrange(INDEX_KEY, 0, count - 1, desc=True))
+    def recent(self, count: int, *, before: str | None = None) -> list[dict[str, str]]:
+        """The records of the newest jobs (of those older than the job `before`), newest first, without job and result.
+        Expired ones are forgotten."""
+        first = 0
+        if before is not None:
+            rank = cast("int | None", self.redis.zrevrank(INDEX_KEY, before))
+            if rank is None:
+                raise JobNotFound(f"no job {before}: unknown id, or its record has expired")
+            first = rank + 1
         names = ("id", "status", "type", "queue", "host", "attempt", "created_at", "started_at", "finished_at")
-        with self.redis.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                pipe.hmget(record_key(job_id), names)
-            rows = [dict(zip(names, values, strict=True)) for values in pipe.execute()]
-        gone = [job_id for job_id, row in zip(ids, rows, strict=True) if row["id"] is None]
-        if gone:
-            with suppress(NoPermissionError):  # of somebody who may only read
-                self.redis.zrem(INDEX_KEY, *gone)
-        return [{k: v for k, v in row.items() if v is not None} for row in rows if row["id"]]
+        while ids := cast("list[str]", self.redis.zrange(INDEX_KEY, first, first + count - 1, desc=True)):
+            with self.redis.pipeline(transaction=False) as pipe:
+                for job_id in ids:
+                    pipe.hmget(record_key(job_id), names)
+                rows = [dict(zip(names, values, strict=True)) for values in pipe.execute()]
+            gone = [job_id for job_id, row in zip(ids, rows, strict=True) if row["id"] is None]
+            if gone:
+                try:
+                    self.redis.zrem(INDEX_KEY, *gone)
+                except NoPermissionError:  # of somebody who may only read
+                    first += len(gone)
+            if len(gone) < len(ids):
+                return [{k: v for k, v in row.items() if v is not None} for row in rows if row["id"]]
+        return []
 
     def sending(self, job_id: str) -> Sending | None:
         """To be asked right before a message for the job is sent again; None: it needs none now."""
@@ -281,7 +314,7 @@ class JobStore:
     def claim(self, job_id: str, *, host: str, node: str = "") -> Claim | Outcome:
         """Take the job's current attempt for this worker, or say why not. `node`: the worker's process."""
         claimant = uuid4().hex
-        reply = self.run("claim", job_id, claimant, host, node, claim_body(host).text, self._lease_ms)
+        reply = self.run("claim", job_id, claimant, host, node, claim_body(host).json, self._lease_ms)
         return self._claimed(job_id, host, reply)
 
     def adopt(self, job_id: str, *, attempt: int, host: str, node: str = "") -> Claim | Outcome:
@@ -300,9 +333,8 @@ class JobStore:
     def _claimed(self, job_id: str, host: str, reply: list[Any]) -> Claim | Outcome:
         if reply[0] != "claimed":
             return cast(Outcome, reply[0])
-        _, token, attempt, job, signature, secrets, created_at, queued_at, cancel, faults, failures, sent_at = reply[
-            :12
-        ]
+        _, token, attempt, job, signature, secrets, created_at, queued_at, *counts = reply[:13]
+        cancel, faults, failures, sent_at, seq = counts
         claim = Claim(
             job=Job(id=job_id, script=Script(type="bash", content="")),
             token=token,
@@ -314,6 +346,7 @@ class JobStore:
             faults=int(faults),
             failures=int(failures),
             sent_at_ms=int(sent_at),
+            _seq=int(seq),
         )
         try:
             self.signer.verify(job, signature)
@@ -362,11 +395,14 @@ class JobStore:
 
         Raises ClaimLost.
         """
-        flat = [part for body in bodies for part in body]
-        pairs = [part for pair in fields.items() for part in pair]
-        return bool(self._fenced("write", claim, len(bodies), *flat, *pairs) == "cancel")
+        with claim._lock:
+            pairs = tuple(chain(*fields.items()))
+            while (outcome := self._fenced("write", claim, *_numbered(claim, bodies), *pairs)).isdigit():
+                claim._seq = int(outcome)  # of an earlier write nobody heard whether it was made
+            claim._seq += len(bodies)
+        return outcome == "cancel"
 
-    def _fenced(self, script: str, claim: Claim, *arguments: str | int) -> str:
+    def _fenced(self, script: str, claim: Claim, *arguments: Argument) -> str:
         with claim._lock:
             claim._writes += 1
             outcome = cast(str, self.run(script, claim.job.id, claim.token, claim._writes, *arguments))
@@ -385,16 +421,41 @@ class JobStore:
         )
         finished_at = result.finished_at or now_iso()
         text = result.model_dump_json()
-        self._fenced("finish", claim, result.status, text, finished_at, body.text, self.result_ttl_s)
+        outcome = self._fenced("finish", claim, result.status, text, finished_at, body.json, self.result_ttl_s)
+        if outcome == "ok":
+            self.count_end(result.status, claim.job.script.type, result.error.type if result.error else "")
 
-    def refuse(self, result: JobResult) -> None:
-        """Record a job that was refused before it could be registered. A record of this id is left alone."""
+    def refuse(self, result: JobResult, job: Job | None = None) -> None:
+        """Record the end of a job that is not registered: it is no valid one, or will not run. A record of this id is
+        left alone."""
         created_at, finished_at = result.created_at or now_iso(), result.finished_at or now_iso()
         message = result.error.message if result.error else "refused"
         body = status_body(result.status, message, attempt=1, host=None, result=result.without_contents())
         self.redis.zadd(INDEX_KEY, {result.job_id: epoch_ms(created_at)}, nx=True)
+        fields = {"id": result.job_id, "job": "{}", "created_at": created_at}
+        if job is not None:
+            queue = job.queue or DEFAULT_QUEUE
+            fields |= {"job": job.to_json(secrets=False), "type": job.script.type, "queue": queue}
+        flat = [part for pair in fields.items() for part in pair]
         text = result.model_dump_json()
-        self.run("refuse", result.job_id, result.job_id, created_at, text, finished_at, body.text, self.result_ttl_s)
+        outcome = self.run(
+            "refuse", result.job_id, result.status, text, finished_at, body.json, self.result_ttl_s, *flat
+        )
+        if outcome == "ok":
+            script_type = job.script.type if job is not None else ""
+            self.count_end(result.status, script_type, result.error.type if result.error else "")
+
+    def count_end(self, status: str, script_type: str, error_type: str) -> None:
+        """One more job has ended. Once for each, but for one whose writer is lost right after its end: then never.
+        Apart from the record's own write, whose keys are of one slot."""
+        with suppress(RedisError):  # also of who may not: it is a count, and the job has ended
+            self.redis.hincrby(ENDED_KEY, f"{status}|{script_type}|{error_type}", 1)
+
+    def ended(self) -> dict[tuple[str, str, str], int]:
+        """How many jobs have ended since the fleet's first, by status, type of script (empty: unknown), and type of
+        error (empty: none)."""
+        rows = cast("dict[str, str]", self.redis.hgetall(ENDED_KEY))
+        return {cast("tuple[str, str, str]", tuple(name.split("|"))): int(count) for name, count in rows.items()}
 
     def retry(
         self, claim: Claim, message: str, *, delay_s: float = 0, fault: bool = False, failure: bool = False
@@ -404,7 +465,7 @@ class JobStore:
         attempt = claim.attempt + (fault or failure)
         body = status_body("pending", message, attempt=attempt, host=None)
         faults, failures = claim.faults + fault, claim.failures + failure
-        self._fenced("retry", claim, attempt, body.text, int(delay_s * 1000), faults, failures, now_iso())
+        self._fenced("retry", claim, attempt, body.json, int(delay_s * 1000), faults, failures, now_iso())
         self.look_at(claim.job.id, in_s=delay_s + FIRST_LOOK_S)
 
     def look_at(self, job_id: str, *, in_s: float) -> None:
@@ -430,7 +491,7 @@ def epoch_ms(iso: str) -> int:
     return int(datetime.fromisoformat(iso).timestamp() * 1000)
 
 
-def _stream_entries(reply: Any) -> list[tuple[str, dict[str, str]]]:
+def stream_entries(reply: Any) -> list[tuple[str, dict[str, str]]]:
     """XREAD's reply for one stream: a dict in RESP3, a list of pairs in RESP2, None when nothing came."""
     if not reply:
         return []

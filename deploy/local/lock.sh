@@ -29,7 +29,7 @@ python3 -m venv "$tools"
 "$tools/bin/pip" install --quiet --disable-pip-version-check uv
 
 compile "$tools/runtime.txt" requirements.txt "$@"
-compile "$tools/all.txt" requirements-dev.txt "$@" --extra dev --no-annotate --constraint "$tools/runtime.txt"
+compile "$tools/all.txt" requirements-dev.txt "$@" --extra dev --extra docs --no-annotate --constraint "$tools/runtime.txt"
 
 {
     header "What the worker and its clients run with"

@@ -3,7 +3,7 @@
 #
 #   venv      .venv with the locked Python packages and this package in editable form
 #   services  Docker Engine, Redis, nftables and mmdebstrap from the distribution, each only if it is missing
-#   tests     what the tests run outside of containers: node, jq, gcc, openssl, docker-registry, RabbitMQ
+#   tests     what the tests run outside of containers: node, jq, gcc, openssl, curl, docker-registry, RabbitMQ, Prometheus
 #   check     shellcheck
 #
 # Default: venv services. What is there is not touched, so a second call takes a fraction of a second.
@@ -142,6 +142,7 @@ setup_tests() {
     # For the probe that tries the isolation from inside; the headers come with the C library's static part.
     { has gcc && [ -e /usr/include/linux/keyctl.h ]; } || apt_install "a C compiler" gcc libc6-dev
     has openssl || apt_install "OpenSSL" openssl
+    has curl || apt_install "curl" curl
     if ! has docker-registry; then
         apt_install "a registry" docker-registry
         stop_service docker-registry
@@ -152,8 +153,13 @@ setup_tests() {
         # Erlang's port mapper stays behind and listens on all addresses; it refuses while others use it.
         as_root epmd -kill >/dev/null 2>&1 || true
     fi
+    if ! has promtool; then
+        apt_install "Prometheus" prometheus
+        stop_service prometheus
+    fi
     has runsc || apt_install "gVisor" runsc
     has docker-compose || apt_install "Docker Compose" docker-compose
+    has chromium || apt_install "Chromium" chromium
     has systemd-analyze || apt_install "systemd's checker" systemd
 }
 

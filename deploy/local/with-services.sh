@@ -220,7 +220,8 @@ END
 launch_redis() { # launch_redis PORT
     setpriv --pdeathsig TERM setsid redis-server --bind 127.0.0.1 --port "$1" --daemonize no \
         --dir "$state/redis" --logfile "$state/redis/redis.log" --pidfile "" \
-        --save "" --appendonly yes --maxmemory-policy noeviction </dev/null >/dev/null 2>&1 7>&- &
+        --save "" --appendonly yes --auto-aof-rewrite-min-size 256mb \
+        --maxmemory-policy noeviction </dev/null >/dev/null 2>&1 7>&- &
     redis_pid=$!
 }
 

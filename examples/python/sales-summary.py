@@ -30,7 +30,7 @@ def ranked(sums):
 
 
 rows = list(csv.DictReader(io.StringIO(cronium.input()["csv"])))
-print(f"read {len(rows)} rows", flush=True)
+print(f"read {len(rows)} rows")
 
 sums = {field: defaultdict(Decimal) for field in ("region", "month", "product")}
 total = Decimal(0)
@@ -38,7 +38,7 @@ rejected = []
 for line, row in enumerate(rows, start=2):
     if line % 60 == 0:
         time.sleep(0.3)
-        print(f"line {line}: {total:,.2f} so far", flush=True)
+        print(f"line {line}: {total:,.2f} so far")
     try:
         value = amount(row)
     except (ValueError, InvalidOperation):

@@ -245,13 +245,12 @@ class _Job:
     # ---- the log
 
     def _log_is_whole(self, plan: Plan) -> Iterator[Violation]:
-        gap = False
         for number, segment in enumerate(self.segments):
             last, gap = number == len(self.segments) - 1, _has_gap(segment)
             for stream in _STREAMS:
                 text = "".join(event["data"] for event in segment if event.get("stream") == stream)
                 yield from self._text_is_right(plan, stream, text, last=last, gap=gap)
-        if self.result is not None and self.result.log.gap != gap:
+        if self.result is not None and self.result.log.gap != _has_gap(_since_pending(self.events)):
             yield Violation("log", self.id, "the result and the events do not agree on a gap")
         if self.gaps and not self._gap_has_cause():
             yield Violation("log", self.id, "a gap, and neither its host nor its container was touched")
@@ -365,6 +364,12 @@ def _segments(events: list[Event]) -> list[list[Event]]:
         elif event["type"] in ("log", "progress") and segments:
             segments[-1].append(event)
     return segments
+
+
+def _since_pending(events: list[Event]) -> list[Event]:
+    """What belongs to the attempt that the result tells of; nobody may have taken it."""
+    pending = [number for number, event in enumerate(events) if event.get("status") == "pending"]
+    return events[pending[-1] :] if pending else events
 
 
 def _has_gap(segment: list[Event]) -> bool:

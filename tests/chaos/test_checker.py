@@ -101,6 +101,22 @@ def test_a_whole_history_is_whole() -> None:
     assert totals["lines seen by the engine"] == totals["lines stored"] == 4
 
 
+@pytest.mark.parametrize(("gap", "is_whole"), [(False, True), (True, False)])
+def test_a_gap_of_an_earlier_attempt_is_not_of_one_that_was_cancelled_before_it_began(
+    gap: bool, is_whole: bool
+) -> None:
+    story = Story(replace(PLAN, kind="cancel-race", cancel_after_s=1.0))
+    story.run(1).exit_code = 137
+    story.fault("engine restarted")
+    story.event("progress", message="a part of the log may be missing", gap=True)
+    story.status("pending", attempt=2)
+    story.attempt = 2
+    story.history.cancels[JOB] = story.now
+    history = story.end("cancelled", error=ErrorInfo(type="cancelled", message=""), log=LogSummary(gap=gap))
+
+    assert ("log" not in verdicts(history)) == is_whole
+
+
 # ---- planted faults of the fleet
 
 

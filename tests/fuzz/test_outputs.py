@@ -122,7 +122,7 @@ def check(collected: Collected) -> None:
         result = JobResult(job_id="j", status="completed", output=output, error=errors[0] if errors else None)
         assert JobResult.model_validate(strict(result.model_dump_json())) == result
         body = status_body("completed", "", attempt=1, host="h", result=result.without_contents())
-        strict("{" + body.text)
+        strict("{" + body.json.decode())
 
 
 @FUZZ

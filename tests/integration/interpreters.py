@@ -1,7 +1,8 @@
 """Scripts that tell all they find, and scripts that end in all ways: for comparing one start with another."""
 
 # Of an interpreter's own descriptors the kinds alone are told: two numbers below them belong to the gate, and are free
-# when the script begins. Not told: process.moduleLoadList, where modules of the standard streams may stand sooner.
+# when the script begins. Not told: process.moduleLoadList, where modules of the standard streams may stand sooner; and
+# the /dev/null that libuv opens with the first stream, in case it runs out of descriptors.
 PYTHON_FINDS = """
 import sys
 modules = list(sys.modules)
@@ -36,7 +37,7 @@ NODE_FINDS = """
 const fs = require("fs");
 const fds = fs.readdirSync("/proc/self/fd").map((fd) => {
   try { return fs.readlinkSync(`/proc/self/fd/${fd}`).split("[")[0].replace(/:$/, ""); } catch { return "gone"; }
-});
+}).filter((found, number) => number === 0 || found !== "/dev/null");
 const own = (object) => Object.entries(Object.getOwnPropertyDescriptors(object)).map(([name, found]) =>
   [name, found.writable, found.enumerable, found.configurable, Boolean(found.get), typeof found.value]);
 const found = {

@@ -16,6 +16,6 @@ def says(language: str, text: str, *, then_sleep_s: float = 0) -> dict[str, str]
     return script(
         language,
         bash=f"echo '{text}'; sleep {then_sleep_s}",
-        python=f"import time; print('{text}', flush=True); time.sleep({then_sleep_s})",
+        python=f"import time; print('{text}'); time.sleep({then_sleep_s})",
         node=f"console.log('{text}'); setTimeout(() => {{}}, {then_sleep_s * 1000})",
     )

@@ -147,7 +147,7 @@ def test_a_run_over_its_timeout_ends_with_the_adoption(case: Callable[..., Case]
     result = job.adopt().end()
 
     assert result.status == "timeout"
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("when", ["after", "before"])

@@ -1,6 +1,7 @@
 """The images on this machine's engine, as `make test` has built them, and what the builder does about them."""
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from docker.errors import APIError, ImageNotFound
 from docker.utils import kwargs_from_env
 
-from cronium_worker.engine import build, recipe
+from cronium_worker.engine import build, nodejs, recipe
 from cronium_worker.engine.build import build_images
 from cronium_worker.engine.recipe import LABEL_DIGEST, LABEL_FLAVOUR, LABEL_VERSION, Recipe
 from cronium_worker.errors import ImageBuildError
@@ -228,16 +229,29 @@ def test_the_flavour_follows_what_the_registry_says(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_that_a_dockerfile_copies_is_in_its_context(flavour: str, name: str) -> None:
     made = recipe.load(name, flavour)
+    from_a_wheel = ("nodejs/",) if recipe.REQUIREMENTS in made.files else ()
     copied = [
         source
         for line in made.files["Dockerfile"].decode().splitlines()
         if line.startswith("COPY ")
         for source in line.split()[1:-1]
+        if source not in from_a_wheel
     ]
     for source in copied:
         assert any(path == source or path.startswith(source.rstrip("/") + "/") for path in made.files), source
-    unused = [path for path in made.files if path != "Dockerfile" and not path.startswith(tuple(copied))]
+    used = ("Dockerfile", recipe.REQUIREMENTS, *copied)
+    unused = [path for path in made.files if not path.startswith(used)]
     assert not unused
+
+
+def test_a_wheel_that_is_not_the_pinned_one_is_refused() -> None:
+    requirements = recipe.load("node", "debian").files[recipe.REQUIREMENTS]
+    with pytest.raises(ImageBuildError, match=r"Node\.js: pip could not bring its wheel"):
+        nodejs.node_files(re.sub(rb"sha256:[0-9a-f]{8}", b"sha256:00000000", requirements))
+
+
+def test_nodejs_is_of_a_release_that_is_supported(run: Any) -> None:
+    assert int(run("node", "node", "--version").lstrip("v").split(".")[0]) >= 22
 
 
 def test_the_flavours_are_parallel() -> None:
@@ -245,7 +259,7 @@ def test_the_flavours_are_parallel() -> None:
         """All lines but the parent's, those of the package manager, and those of the user's making."""
         lines = recipe.load(name, flavour).files["Dockerfile"].decode().splitlines()
         words = ("COPY ", "USER ", "WORKDIR ", "ENTRYPOINT ", "RUN site", "RUN find")
-        return [line for line in lines if line.startswith(words)]
+        return [line for line in lines if line.startswith(words) and not line.startswith("COPY nodejs/")]
 
     for name in NAMES:
         assert kept("alpine", name) == kept("debian", name)

@@ -264,6 +264,14 @@ def test_what_an_interpreter_reads_when_it_starts_is_honoured(
     assert said is None or words == [said]
 
 
+@pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}])
+def test_node_prints_colours_as_a_fresh_one(both: Both, environment: dict[str, str]) -> None:
+    warm, cold = both.run("node", "console.log({ a: 1 }); console.error([null])", environment=environment)
+
+    assert outcome(warm) == outcome(cold)
+    assert ("\x1b[" in warm.text("stdout")) == bool(environment)
+
+
 def test_node_sizes_its_heap_by_the_jobs_memory(both: Both) -> None:
     content = f"console.log({HEAP})"
     for memory in ("256m", "1g"):

@@ -260,7 +260,8 @@ def test_a_full_disk_slows_the_script(
             writer.put("stdout", f"{put:0999}\n", offset=put)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert 100_000 < put < 300_000
+    # The file's 200 kB, and what was taken to be written before: up to a batch, when the thread came late.
+    assert 100_000 < put < 500_000
     slow_redis()
     writer.close()
     assert text(store, claim) == "".join(f"{number:0999}\n" for number in range(1000, put + 1, 1000))

@@ -14,6 +14,7 @@ from cronium_worker.engine.images import first_present
 from cronium_worker.engine.inventory import own_containers
 from cronium_worker.errors import DaemonError
 from cronium_worker.execution import pool as pools
+from cronium_worker.execution.admission import Share
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.janitor import Janitor
 from cronium_worker.models import Resources
@@ -109,6 +110,24 @@ def named(client: docker.DockerClient, name: str) -> Container | None:
         return client.containers.get(name)
     except docker.errors.NotFound:
         return None
+
+
+@pytest.mark.parametrize("cpu", [0.25, 0.5, 1])
+def test_it_has_saved_the_processor_time_of_one_period(
+    warm: Callable[..., Bench], waiting: Callable[[], list[Container]], cpu: float
+) -> None:
+    """As a v1 or a v2 kernel shows it to the job: limit and burst, in microseconds."""
+    files = "/sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_burst_us"
+    v2 = "cut -d' ' -f1 /sys/fs/cgroup/cpu.max; cat /sys/fs/cgroup/cpu.max.burst"
+    content = f"hostname; cat {files} 2>/dev/null || ({v2})"
+    bench = warm()
+    names = {container.id[:12] for container in waiting()}
+
+    ran = bench.run(script={"type": "bash", "content": content}, resources={"cpu": cpu})
+
+    name, *limit_and_burst = ran.text("stdout").split()
+    assert limit_and_burst == [str(round(cpu * 100_000))] * 2
+    assert name in names
 
 
 def test_default_limits_are_those_of_the_fleet(warm: Callable[..., Bench]) -> None:
@@ -240,6 +259,32 @@ def test_jobs_go_first(warm: Callable[..., Bench], monkeypatch: pytest.MonkeyPat
     assert not made.wait(0.5)
     hold.set()
     assert made.wait(20)
+
+
+def test_a_job_that_waits_for_its_turn_to_have_one_made_hears_a_cancel(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "_START", Share(1000 * (os.cpu_count() or 1), 0))
+    bench = make_bench()
+    create, hold, held = Sandbox.create, threading.Event(), threading.Event()
+
+    def held_back(*arguments: Any, **options: Any) -> Sandbox:
+        held.set()
+        assert hold.wait(20)
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(Sandbox, "create", held_back)
+    first = bench.start(script=says("bash", "hi"))
+    assert held.wait(20)
+    second = bench.start(script=says("bash", "hi"))
+    wait_until(lambda: bench.runner._pool._starts.waiting == 1, what="the second job waits")
+    bench.runner.active.cancel(second.id)
+
+    cancelled = wait_until(lambda: bench.store.result(second.id), what="the second job's end")
+    hold.set()
+    bench.settle()
+    assert cancelled.status == "cancelled"
+    assert bench.store.result(first.id).status == "completed"
 
 
 def test_short_memory_lets_them_go(warm: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -345,7 +345,7 @@ def test_a_cancel_of_one_does_not_disturb_the_other_and_late_ones_see_progress(
         cancelled_at = time.monotonic()
         leaver.cancel.set()
         assert isinstance(leaver.end(), Cancelled)
-        assert time.monotonic() - cancelled_at < 1
+        assert time.monotonic() - cancelled_at < 5
         holdup.release()
         outcomes = [stayer.end(), late.end()]
 

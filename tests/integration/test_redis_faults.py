@@ -183,7 +183,7 @@ def test_a_caller_hears_soon_that_redis_is_full(own_redis: OwnRedis) -> None:
         started = time.monotonic()
         with pytest.raises(OutOfMemoryError, match="maxmemory"):
             claimed(caller, "j")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
     caller.redis.close()
 
 
@@ -193,7 +193,7 @@ def test_a_caller_hears_soon_that_redis_is_away(own_redis: OwnRedis) -> None:
         started = time.monotonic()
         with pytest.raises(RedisConnectionError, match="refused"):
             claimed(caller, "j")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
     caller.redis.close()
 
 

@@ -387,7 +387,8 @@ def test_a_job_that_asks_for_retries_gets_them(bench: Bench, language: str) -> N
             bash='echo "try $CRONIUM_ATTEMPT"; test "$CRONIUM_ATTEMPT" = 3',
             python="import os, sys\nprint('try', os.environ['CRONIUM_ATTEMPT'])\n"
             "sys.exit(os.environ['CRONIUM_ATTEMPT'] != '3')",
-            node="console.log('try', process.env.CRONIUM_ATTEMPT); process.exit(process.env.CRONIUM_ATTEMPT != '3')",
+            node="console.log('try', process.env.CRONIUM_ATTEMPT);"
+            "process.exit(process.env.CRONIUM_ATTEMPT === '3' ? 0 : 1)",
         ),
         retry={"max_attempts": 3, "delay": 0.05},
     )

@@ -15,7 +15,7 @@ from cronium_worker.nodes import make_host
 from tests.integration.conftest import Bench
 from tests.integration.scripts import LANGUAGES, says
 from tests.integration.shifts import cases
-from tests.isolation.recorder import Recorder, is_needed
+from tests.recorder import Recorder, is_needed
 
 
 @pytest.fixture

@@ -193,13 +193,15 @@ def test_what_cannot_follow_in_a_chain_ends_as_failed(fleet: Fleet) -> None:
         result(last.id)
 
 
-def test_a_job_that_is_given_the_result_before_says_how_to_write_it(fleet: Fleet) -> None:
-    jobs = [{"script": says("bash", "x"), "queue": fleet.queue} for _ in range(2)]
-    last = chain(execute_job.s(job) for job in jobs).apply_async()
-    with pytest.raises(JobFailed, match=r"in a chain write execute_job.si\(job\)"):
-        last.get(timeout=TIMEOUT_S)
-    assert last.parent.get(timeout=TIMEOUT_S)["status"] == "completed"
-    assert store().redis.zscore(ACTIVE_KEY, last.parent.id) is None  # nobody sends it again
+def test_a_job_that_is_given_something_else_than_a_result_says_how_to_write_it(fleet: Fleet) -> None:
+    linked = uuid4().hex
+    job = {"script": says("bash", "x"), "queue": fleet.queue}
+    bad = execute_job.s("not a result", job).set(task_id=linked)
+    parent = execute_job.apply_async([job], link=bad)
+    assert parent.get(timeout=TIMEOUT_S)["status"] == "completed"
+    with pytest.raises(JobFailed, match=r"after another task than a job write execute_job.si\(job\)"):
+        app.AsyncResult(linked).get(timeout=TIMEOUT_S)
+    wait_until(lambda: store().redis.zscore(ACTIVE_KEY, parent.id) is None, what="nobody sends it again")
 
 
 def test_a_link_that_cannot_run_costs_its_parent_nothing(fleet: Fleet) -> None:

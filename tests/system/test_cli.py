@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import wait_until
 from tests.integration.scripts import LANGUAGES, script
 from tests.system.conftest import CRONIUM, Fleet
 
@@ -42,7 +43,7 @@ def test_output_is_live(fleet: Fleet, tmp_path: Path, language: str) -> None:
     content = script(
         language,
         bash="echo one; sleep 0.5; echo two; sleep 60",
-        python="import time\nprint('one', flush=True)\ntime.sleep(0.5)\nprint('two', flush=True)\ntime.sleep(60)",
+        python="import time\nprint('one')\ntime.sleep(0.5)\nprint('two')\ntime.sleep(60)",
         node="console.log('one'); setTimeout(() => console.log('two'), 500); setTimeout(() => {}, 60000)",
     )["content"]
     process = fleet.popen("run", write(tmp_path, language, content), "--queue", fleet.queue)
@@ -74,6 +75,26 @@ def test_detach_then_look(fleet: Fleet, tmp_path: Path) -> None:
     assert fleet.cronium("result", job_id).stdout == '"ü"\n'
     assert job_id in [row["id"] for row in json.loads(fleet.cronium("ps", "--json").stdout)]
     assert fleet.cronium("cancel", job_id).stdout == "already finished\n"
+
+
+def test_rerun_is_the_same_job_under_a_new_id(fleet: Fleet, tmp_path: Path) -> None:
+    running = fleet.cronium("run", write(tmp_path, "bash", "sleep 60"), "--queue", fleet.queue, "--detach")
+    early = fleet.cronium("rerun", running.stdout.strip())
+    assert (early.returncode, early.stdout) == (1, "")
+    assert "cancel it first, or wait for its end" in early.stderr
+    fleet.cronium("cancel", running.stdout.strip())
+
+    path = write(tmp_path, "bash", 'echo "$PLACE"; exit 3')
+    job_id = fleet.cronium("run", path, "--queue", fleet.queue, "--env", "PLACE=Rome", "--detach").stdout.strip()
+    assert fleet.cronium("logs", "-f", job_id).returncode == 3
+
+    again = fleet.cronium("rerun", job_id)
+    assert (again.returncode, again.stdout) == (3, "Rome\n")
+    new_id = fleet.cronium("rerun", job_id, "--detach").stdout.strip()
+    assert new_id != job_id
+    assert fleet.cronium("logs", "-f", new_id).stdout == "Rome\n"
+    whole = json.loads(fleet.cronium("rerun", new_id, "--json").stdout)
+    assert (whole["status"], whole["exit_code"]) == ("failed", 3)
 
 
 def test_a_viewers_ctrl_c_leaves_the_job_alone(fleet: Fleet, tmp_path: Path) -> None:
@@ -133,7 +154,7 @@ def test_bad_input_is_one_clear_line_and_nothing_is_started(
 
 
 def test_unknown_jobs_are_named(fleet: Fleet) -> None:
-    for command in (["logs"], ["logs", "-f"], ["status"], ["result"], ["cancel"]):
+    for command in (["logs"], ["logs", "-f"], ["status"], ["result"], ["cancel"], ["rerun"]):
         done = fleet.cronium(*command, "nosuchjob")
         assert done.returncode == 1
         assert "no job nosuchjob" in done.stderr
@@ -162,6 +183,60 @@ def test_on_a_terminal_the_summary_stands_on_its_own_line(fleet: Fleet, tmp_path
     os.close(leader)
     assert b"no newline\r\n" in seen
     assert "completed · run".encode() in seen
+
+
+def test_top_shows_hosts_and_jobs_under_way(fleet: Fleet, tmp_path: Path) -> None:
+    path = write(tmp_path, "bash", "echo begun; sleep 60")
+    running = fleet.popen("run", path, "--queue", fleet.queue)
+    assert running.stdout is not None
+    assert running.stdout.readline() == "begun\n"
+    waiting = fleet.cronium("run", path, "--queue", f"{fleet.queue}-nobodys", "--detach").stdout.strip()
+    try:
+        host = fleet.environment["CRONIUM_HOST_NAME"]
+
+        def rows() -> list[list[str]]:
+            return [line.split() for line in fleet.cronium("top", "--once").stdout.splitlines()]
+
+        # A host's own figures come with its next beat.
+        wait_until(lambda: [host, "live", "1/8", "0.5/8"] in [row[:4] for row in rows()], what="the host's job")
+        shown = rows()
+        assert ["running", "bash", host] in [row[1:4] for row in shown]
+        assert [waiting, "pending", "bash"] in [row[:3] for row in shown]
+
+        leader, follower = pty.openpty()
+        environment = fleet.environment | {"TERM": "xterm", "COLUMNS": "200", "LINES": "60"}
+        live = subprocess.Popen([CRONIUM, "top"], env=environment, stdout=follower, stderr=follower)
+        os.close(follower)
+        seen = b""
+        while seen.count(host.encode()) < 4:  # twice drawn: a row of the host, one of the job
+            seen += os.read(leader, 4096)
+        live.send_signal(signal.SIGINT)
+        assert live.wait(10) == 0
+        os.close(leader)
+    finally:
+        fleet.cronium("cancel", waiting)
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=30)
+
+
+def test_bash_completes_commands_and_options(fleet: Fleet) -> None:
+    script = f"""
+        PATH={Path(CRONIUM).parent}:$PATH
+        eval "$(cronium completion bash)"
+        try() {{
+            COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+            _cronium_completion cronium
+            echo "${{COMPREPLY[*]}}"
+        }}
+        try cronium im
+        try cronium images p
+        try cronium run --det
+        try cronium completion z
+    """
+    done = subprocess.run(["bash", "-c", script], env=fleet.environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["images", "pull", "--detach", "zsh"], done.stderr
+    for shell in ("zsh", "fish"):
+        assert "_CRONIUM_COMPLETE" in fleet.cronium("completion", shell).stdout
 
 
 def test_a_worker_that_is_told_to_stop_lets_its_job_end(fleet: Fleet, tmp_path: Path) -> None:

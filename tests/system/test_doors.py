@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cronium_worker.errors import ConfigurationError
 from cronium_worker.fleet.hosts import HostRegistry
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.store import JobStore, connect, record_key
 from cronium_worker.preflight import check_redis
 from cronium_worker.settings import Settings
 from tests.conftest import wait_until
@@ -205,9 +205,13 @@ def test_doctor_sees_a_redis_that_talks_to_everybody(host: LocalHost, tmp_path: 
 
 
 def test_a_reader_lists_jobs_though_it_may_not_forget_expired_ones(guarded_redis: GuardedRedis) -> None:
+    latest = 2**50
     with guarded_redis.client() as redis:
-        redis.zadd("cronium:jobs", {"expired": 1})
+        redis.zadd("cronium:jobs", {"expired": latest, "kept": latest - 1})
+        redis.hset(record_key("kept"), "id", "kept")
     with guarded_redis.of("reader") as redis:
-        assert "expired" not in [row["id"] for row in JobStore(redis, result_ttl_s=60).recent(10)]
+        assert [row["id"] for row in JobStore(redis, result_ttl_s=60).recent(1)] == ["kept"]
     with guarded_redis.of("worker") as redis:
-        assert redis.zrem("cronium:jobs", "expired") == 1
+        assert redis.zrem("cronium:jobs", "expired", "kept") == 2
+    with guarded_redis.client() as redis:
+        redis.delete(record_key("kept"))

@@ -219,6 +219,15 @@ def test_its_button_cancels_a_running_job(fleet: Fleet, page: Page, leftovers: C
     assert "had ended already" in page.call(f"/api/task/revoke/{async_result.id}", {})[1]
 
 
+def test_a_job_has_a_link_to_its_live_page(start_flower: Callable[..., Page], nobodys_queue: str) -> None:
+    job_id = submit({"script": says("bash", "x"), "queue": nobodys_queue}).id
+    page = start_flower(**LOGIN, CRONIUM_WEB__URL="https://jobs.example/")
+    try:
+        assert f'href="https://jobs.example/#/jobs/{job_id}"' in page.call(f"/task/{job_id}")[1]
+    finally:
+        cancel(job_id)
+
+
 def test_it_ends_a_queued_job_though_no_worker_is_there(page: Page, nobodys_queue: str) -> None:
     async_result = submit({"script": says("bash", "never"), "queue": nobodys_queue})
     page.row(async_result.id, "pending")

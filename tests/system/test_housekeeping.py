@@ -15,12 +15,13 @@ import pytest
 
 from cronium_worker import housekeeping
 from cronium_worker.app import app
+from cronium_worker.beat_schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVER
 from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import connect
 from cronium_worker.models.job import FLEET_QUEUE
-from cronium_worker.schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVER
 from tests.conftest import wait_until
 from tests.own_redis import OwnRedis, own_redis
+from tests.recorder import Recorder
 from tests.rig import CRONIUM, RigWorker
 from tests.system.local_host import IMAGE, LocalHost, is_there
 
@@ -30,7 +31,7 @@ __all__ = ["own_redis"]
 @pytest.mark.timeout(120)
 def test_hosts_tells_of_a_host_from_its_start_to_its_end(host: LocalHost) -> None:
     worker = host.start(concurrency=3)
-    job = host.submit("sleep 4")
+    job = host.submit("sleep 60")
     wait_until(lambda: (v := host.view()) and v.nodes.get("jobs", {}).get("running") == 1, what="one runs")
     [shown] = [row for row in host.json("hosts") if row["name"] == host.name]
     assert shown["state"] == "live"
@@ -45,7 +46,8 @@ def test_hosts_tells_of_a_host_from_its_start_to_its_end(host: LocalHost) -> Non
     assert " live " in line
     assert " 1/3 " in line
     assert [row for row in host.json("images", "ls") if row["host"] == host.name and row["image"] == IMAGE]
-    wait_until(lambda: host.status(job) == "completed")
+    assert host.cronium("cancel", job).returncode == 0
+    wait_until(lambda: host.status(job) == "cancelled")
     assert worker.stop() == 0
     assert host.state() == "gone"
     line = next(line for line in host.cronium("hosts").stdout.splitlines() if line.startswith(host.name))
@@ -149,6 +151,27 @@ def test_a_host_without_room_sweeps_and_takes_no_jobs_until_there_is(host: Local
 
 
 @pytest.mark.timeout(120)
+def test_a_host_whose_engine_has_locked_up_takes_no_jobs_until_it_is_mended(host: LocalHost) -> None:
+    """It answers pings and lists, and starts no container."""
+    engine = Recorder(host.path / "docker.sock")
+    host.start(DOCKER_HOST=f"unix://{engine.path}")
+    try:
+        done = host.submit("true")
+        wait_until(lambda: host.status(done) == "completed")
+        engine.unlocked.clear()
+        wait_until(lambda: host.state() == "unfit")
+        assert "the Docker Engine does not answer" in host.cronium("hosts").stdout
+        waiting = host.submit("true")
+        assert host.status(waiting) == "pending"
+        engine.unlocked.set()
+        wait_until(lambda: host.status(waiting) == "completed", timeout_s=30)
+        assert (host.json("status", waiting)["attempt"], host.state()) == ("1", "live")
+    finally:
+        host.close()
+        engine.close()
+
+
+@pytest.mark.timeout(120)
 def test_cleanup_on_all_hosts_now_and_as_a_dry_run(host: LocalHost) -> None:
     host.start(node="agent")
     orphan = host.plant_orphan()
@@ -168,7 +191,7 @@ def test_cleanup_on_all_hosts_now_and_as_a_dry_run(host: LocalHost) -> None:
 @pytest.mark.timeout(120)
 def test_housekeeping_does_not_wait_behind_jobs(host: LocalHost) -> None:
     host.start(concurrency=1)
-    jobs = [host.submit("sleep 5") for _ in range(2)]
+    jobs = [host.submit("sleep 60") for _ in range(2)]
     wait_until(lambda: host.status(jobs[0]) == "running")
     assert host.name in host.json("cleanup")["hosts"]
     assert [host.status(job) for job in jobs] == ["running", "pending"]

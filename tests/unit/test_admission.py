@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cronium_worker.execution.admission import PRIORITY_S, Admission, Share
+from cronium_worker.execution.admission import PRIORITY_S, Admission, Share, Ticket
 from cronium_worker.execution.signals import CancelToken
 from tests.conftest import wait_until
 
@@ -31,9 +31,7 @@ class Line:
         def run() -> None:
             is_in = self.admission.enter(
                 share,
-                priority=priority,
-                since_s=since_s,
-                token=token,
+                Ticket(priority, since_s, token),
                 on_wait=lambda message: self.told.update({name: message}),
             )
             (self.admitted if is_in else self.turned_away).append(name)
@@ -126,7 +124,7 @@ def test_nothing_is_kept_for_a_job_whose_wait_cannot_be_told(line: Line) -> None
 
     line.enter("a", Share(4000, 0))
     with pytest.raises(OSError, match=r"waiting for 4 cores and 0 MiB: 0 cores and 0 MiB of 4 cores"):
-        line.admission.enter(Share(4000, 0), priority=5, since_s=0, token=CancelToken(), on_wait=fail)
+        line.admission.enter(Share(4000, 0), Ticket(5, 0, CancelToken()), on_wait=fail)
     assert (line.admission.reserved, line.admission.waiting) == (Share(0, 0), 0)
 
 

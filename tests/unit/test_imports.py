@@ -21,6 +21,7 @@ PUBLIC = [
     "cancel",
     "execute_job",
     "follow",
+    "rerun",
     "result",
     "submit",
 ]

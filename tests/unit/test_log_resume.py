@@ -89,19 +89,21 @@ def test_read_again_wherever_it_broke(text: str, cuts: list[int], broken_at: lis
 
 
 @pytest.mark.parametrize("after", [b"end\nnext\n", b"2xend\nnext\n", b"\n"])
-def test_an_unfinished_line_that_the_engine_lost_is_kept_and_told(after: bytes) -> None:
+@pytest.mark.parametrize("before", [b"one\n", b"many\n" * 30_000], ids=["a line", "more than a line can have"])
+def test_an_unfinished_line_that_the_engine_lost_is_kept_and_told(before: bytes, after: bytes) -> None:
     paper = Paper()
-    worker = Worker(paper).read(b"one\n2 ")
+    worker = Worker(paper).read(before + b"2 ")
     worker.log.rewind()
-    for byte in b"one\n" + after:
+    worker.read(before)
+    for byte in after:
         worker.log.feed("stdout", bytes([byte]))
     worker.log.rewind()
-    worker.read(b"one\n" + after + b"last").log.source_ended()
+    worker.read(before + after + b"last").log.source_ended()
     summary = worker.log.finish()
 
-    assert paper.text["stdout"] == "one\n2 " + after.decode() + "last"
+    assert paper.text["stdout"] == (before + b"2 " + after + b"last").decode()
     assert summary.bytes == len(paper.text["stdout"])
-    assert paper.offsets["stdout"] == len(b"one\n" + after + b"last")
+    assert paper.offsets["stdout"] == len(before + after + b"last")
     assert len(worker.gaps) == 1
     assert summary.gap
 

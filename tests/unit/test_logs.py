@@ -61,6 +61,12 @@ def joined(chunks: list[tuple[Stream, bytes]]) -> list[tuple[Stream, bytes]]:
     return result
 
 
+def test_what_one_read_has_of_a_stream_is_one_piece(peer: Peer) -> None:
+    wire = b"".join(frame(kind, bytes([number])) for number, kind in enumerate((1, 1, 1, 2, 2, 1)))
+
+    assert peer.send(wire) == [("stdout", b"\0\1\2"), ("stderr", b"\3\4"), ("stdout", b"\5")]
+
+
 @_quick
 @given(
     st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=12)), max_size=6),

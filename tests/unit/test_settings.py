@@ -74,6 +74,10 @@ SETTINGS = [
     ("CRONIUM_LOG__DRIVER", "json-file", "log.driver", "json-file"),
     ("CRONIUM_LOG__MAX_BYTES", "1m", "log.max_bytes", 2**20),
     ("CRONIUM_LOG__CHUNK_BYTES", "1k", "log.chunk_bytes", 1024),
+    ("CRONIUM_LOG_FORMAT", "json", "log_format", "json"),
+    ("CRONIUM_METRICS__ADDRESS", "192.0.2.1", "metrics.address", "192.0.2.1"),
+    ("CRONIUM_METRICS__PORT", "9464", "metrics.port", 9464),
+    ("CRONIUM_METRICS_INTERVAL", "3", "metrics_interval", 3.0),
     ("CRONIUM_RESULT_TTL", "60", "result_ttl", 60),
     ("CRONIUM_CONCURRENCY", "32", "concurrency", 32),
 ]

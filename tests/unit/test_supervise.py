@@ -36,13 +36,20 @@ while True:
 class Supervisor:
     """One that runs apart from the tests; `lines` is what it has printed so far."""
 
-    def __init__(self, commands: dict[str, list[str]], restart_delay_s: float, path: str | None) -> None:
+    def __init__(
+        self,
+        commands: dict[str, list[str]],
+        restart_delay_s: float,
+        path: str | None,
+        json_about: dict[str, str] | None,
+    ) -> None:
         code = (
             "import json, sys\n"
             "from cronium_worker.cli.supervise import supervise\n"
-            "sys.exit(supervise(json.loads(sys.argv[1]), restart_delay_s=float(sys.argv[2])))\n"
+            "commands, delay_s, about = map(json.loads, sys.argv[1:])\n"
+            "sys.exit(supervise(commands, restart_delay_s=delay_s, json_about=about))\n"
         )
-        arguments = [sys.executable, "-c", code, json.dumps(commands), str(restart_delay_s)]
+        arguments = [sys.executable, "-c", code, *map(json.dumps, (commands, restart_delay_s, json_about))]
         environment = {**os.environ, "PATH": path} if path is not None else None
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
         self.lines: list[str] = []
@@ -71,8 +78,14 @@ Start = Callable[..., Supervisor]
 def start() -> Iterator[Start]:
     started: list[Supervisor] = []
 
-    def run(commands: dict[str, list[str]], *, restart_delay_s: float = 0.01, path: str | None = None) -> Supervisor:
-        supervisor = Supervisor(commands, restart_delay_s, path)
+    def run(
+        commands: dict[str, list[str]],
+        *,
+        restart_delay_s: float = 0.01,
+        path: str | None = None,
+        json_about: dict[str, str] | None = None,
+    ) -> Supervisor:
+        supervisor = Supervisor(commands, restart_delay_s, path, json_about)
         started.append(supervisor)
         return supervisor
 
@@ -131,6 +144,22 @@ def test_a_signal_is_passed_on_once_to_all_and_it_waits_for_them(
         assert signals == [passed_on]
         assert gone(int(number_of))
     assert not supervisor.has("starting it again")
+
+
+def test_of_children_that_print_json_every_line_is_json(start: Start) -> None:
+    prints = 'print(\'{"message": "one"}\'); print(); print(\'grö\xdfer "two"\')'
+    supervisor = start({"a": [sys.executable, "-c", prints]}, restart_delay_s=60, json_about={"host": "h1"})
+    wait_until(lambda: supervisor.has("ended"))
+    supervisor.process.terminate()
+    assert supervisor.end() == 0
+
+    first, *made = [json.loads(line) for line in supervisor.lines]
+    assert first == {"message": "one"}
+    assert [(line["logger"], line["message"]) for line in made] == [
+        ("output", 'grö\xdfer "two"'),
+        ("supervisor", "ended, exit code 0; starting it again in 60 s"),
+    ]
+    assert {(line["host"], line["node"]) for line in made} == {("h1", "a")}
 
 
 def test_a_second_signal_is_passed_on_as_well(start: Start, tmp_path: Path) -> None:

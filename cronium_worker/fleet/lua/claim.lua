@@ -1,5 +1,5 @@
 -- ARGV: claimant (unique to this call), host, node, body of the preparing event without attempt, lease in milliseconds.
--- Returns {outcome, token, attempt, job, signature, secrets, created_at, queued_at, cancel, faults, failures, sent_at}.
+-- Returns {outcome, token, attempt, job, signature, secrets, created_at, queued_at, cancel, faults, failures, sent_at, seq}.
 local status, claimant, token, attempt, due_at =
   unpack(redis.call('HMGET', record, 'status', 'claimant', 'token', 'attempt', 'due_at'))
 if not status then

@@ -2,15 +2,19 @@
 local record, events, secrets = KEYS[1], KEYS[2], KEYS[3]
 local TERMINAL = { completed = true, failed = true, timeout = true, cancelled = true }
 
--- Stores an event under the next sequence number, then publishes it. `body` is the event's JSON after `seq`.
-local function emit(kind, body)
-  local seq = redis.call('HINCRBY', record, 'seq', 1) - 1
-  local event = '{"v":1,"job_id":"' .. redis.call('HGET', record, 'id') .. '","seq":' .. seq .. ',' .. body
+-- Stores an event, then publishes it.
+local function append(kind, event)
   redis.call('XADD', events, '*', 'event', event)
   redis.call('PUBLISH', record .. (kind == 'log' and ':logs' or ':status'), event)
   if kind == 'status' then
     redis.call('PUBLISH', 'cronium:status', event)
   end
+end
+
+-- The same under the next sequence number. `body` is the event's JSON after `seq`.
+local function emit(kind, body)
+  local seq = redis.call('HINCRBY', record, 'seq', 1) - 1
+  append(kind, '{"v":1,"job_id":"' .. redis.call('HGET', record, 'id') .. '","seq":' .. seq .. ',' .. body)
 end
 
 -- Redis's own clock: hosts' clocks differ.
@@ -39,9 +43,10 @@ local function lease(ttl_ms)
 end
 
 -- 'ok' when the writer still owns the attempt and this write is new, 'done' when it was made before
--- (a client sends again when the answer got lost), 'lost' when the writer must stop.
-local function fence(token, write)
-  local owner, last, status = unpack(redis.call('HMGET', record, 'token', 'writes', 'status'))
+-- (a client sends again when the answer got lost), 'lost' when the writer must stop; the next `seq` when it is not
+-- the one that the writer has taken for it.
+local function fence(token, write, seq)
+  local owner, last, status, next_seq = unpack(redis.call('HMGET', record, 'token', 'writes', 'status', 'seq'))
   if owner ~= token then
     return 'lost'
   end
@@ -50,6 +55,9 @@ local function fence(token, write)
   end
   if TERMINAL[status] then
     return 'lost'
+  end
+  if seq and seq ~= next_seq then
+    return next_seq
   end
   redis.call('HSET', record, 'writes', write)
   return 'ok'
@@ -73,12 +81,13 @@ end
 
 local function claimed(token)
   local reply = redis.call(
-    'HMGET', record, 'attempt', 'job', 'signature', 'created_at', 'queued_at', 'cancel', 'faults', 'failures', 'sent_at'
+    'HMGET', record, 'attempt', 'job', 'signature', 'created_at', 'queued_at', 'cancel', 'faults', 'failures', 'sent_at',
+    'seq'
   )
-  local attempt, job, signature, created_at, queued_at, cancel, faults, failures, sent_at = unpack(reply)
+  local attempt, job, signature, created_at, queued_at, cancel, faults, failures, sent_at, seq = unpack(reply)
   return {
     'claimed', tostring(token), attempt, job, signature or '', sealed(), created_at, queued_at,
-    cancel or '', faults or '0', failures or '0', sent_at or '0',
+    cancel or '', faults or '0', failures or '0', sent_at or '0', seq,
   }
 end
 

@@ -1,7 +1,9 @@
--- ARGV: id, created_at, result JSON, finished_at, body of the terminal event, seconds to live.
--- Records a job that was never valid, so that whoever waits for it hears why. An existing record is left alone.
-if redis.call('EXISTS', record) == 0 then
-  redis.call('HSET', record, 'id', ARGV[1], 'job', '{}', 'attempt', 1, 'seq', 0, 'created_at', ARGV[2])
-  finish('failed', unpack(ARGV, 3))
+-- ARGV: status, result JSON, finished_at, body of the terminal event, seconds to live, then the record's fields and
+-- values. Records a job that never was to run, so that whoever waits for it hears why. An existing record is left alone:
+-- 'kept', else 'ok'.
+if redis.call('EXISTS', record) == 1 then
+  return 'kept'
 end
+redis.call('HSET', record, 'attempt', 1, 'seq', 0, unpack(ARGV, 6))
+finish(unpack(ARGV, 1, 5))
 return 'ok'

@@ -1,6 +1,6 @@
 """What beat sends, and for how long it is worth doing."""
 
-from cronium_worker.schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVER, beat_schedule
+from cronium_worker.beat_schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVER, beat_schedule
 from cronium_worker.settings import Schedule, Settings
 
 

@@ -1,4 +1,5 @@
-"""Stands between a worker and its engine: notes every call, and answers 403 to what a worker has no need of."""
+"""Stands between a worker and its engine: notes every call, answers 403 to what a worker has no need of, and may be as
+an engine that has locked up."""
 
 import json
 import re
@@ -28,6 +29,8 @@ NEEDED = tuple(
         ("DELETE", "/networks/[A-Za-z0-9_-]+"),
     )
 )
+# What an engine does not answer whose networks are locked for good (moby issue 46661), as seen of 20.10.
+_LOCKED = re.compile(r"(GET /(v[0-9.]+/)?(info|networks|containers/[^/]+/json)|POST|DELETE).*")
 _REQUEST = re.compile(rb"([A-Z]+ \S+) HTTP/1\.1\r\n")
 _FORBIDDEN = (
     b'HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: 23\r\n\r\n{"message":"forbidden"}'
@@ -41,14 +44,17 @@ def is_needed(call: str) -> bool:
 @dataclass
 class Recorder:
     """A proxy on a socket of its own. `calls`: what was asked; `refused`: what was not passed on; `created`: the
-    bodies of the create calls."""
+    bodies of the create calls. `unlocked`: while it is not set, as with an engine that has locked up; a call of then is
+    never made."""
 
     path: Path
     calls: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     created: list[dict[str, object]] = field(default_factory=list)
+    unlocked: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
+        self.unlocked.set()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.path))
         self._listener.listen(64)
@@ -57,6 +63,7 @@ class Recorder:
         self._threads[0].start()
 
     def close(self) -> None:
+        self.unlocked.set()
         for one in (self._listener, *self._open):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -96,6 +103,9 @@ class Recorder:
                     if not is_needed(call):
                         self.refused.append(call)
                         client.sendall(_FORBIDDEN)
+                        break
+                    if not self.unlocked.is_set() and _LOCKED.fullmatch(call):
+                        self.unlocked.wait()
                         break
                 body = data.partition(b"\r\n\r\n")[2] if found else data  # together with the head, or by itself
                 if b'"HostConfig"' in body:

@@ -1,0 +1,56 @@
+"""The server of the HTTP API: one process, until a signal."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from cronium_worker.errors import ConfigurationError
+from cronium_worker.settings import Web, is_loopback
+from cronium_worker.web.api import make_api
+
+# Those who follow a job keep their connection open: they go on elsewhere with their last event's id.
+_SHUTDOWN_S = 3
+
+
+def serve(section: Web, *, report: Callable[[str], Any]) -> None:
+    """Serve until SIGTERM or SIGINT; `report` gets the address. Raises ConfigurationError."""
+    if not section.token.get_secret_value() and not is_loopback(section.address):
+        raise ConfigurationError(
+            f"the API does not listen on {section.address or 'every address'} without a token: set CRONIUM_WEB__TOKEN, "
+            "for example to what `openssl rand -hex 32` prints"
+        )
+    family = socket.AF_INET6 if ":" in section.address else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with listener:
+        try:
+            listener.bind((section.address, section.port))
+            listener.listen()
+        except OSError as error:
+            where = f"{section.address}:{section.port}"
+            raise ConfigurationError(f"CRONIUM_WEB__PORT: cannot listen on {where}: {error.strerror}") from None
+        host = f"[{section.address}]" if family == socket.AF_INET6 else section.address
+        report(f"Page and API: http://{host}:{listener.getsockname()[1]}")
+        config = uvicorn.Config(
+            make_api(section),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+        )
+        _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends well when it is told to, where uvicorn would die of the signal."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signum, self.handle_exit, signum, None)
+        yield
