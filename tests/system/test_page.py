@@ -3,14 +3,16 @@
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from ipaddress import ip_network
 from pathlib import Path
 from uuid import uuid4
 
 import docker
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, sync_playwright
 
 from cronium_worker import Job, cancel, schedules, submit, workflows
 from cronium_worker.fleet.hosts import HostRegistry
@@ -128,6 +130,34 @@ def test_a_tab_that_nobody_sees_holds_no_connection_and_misses_nothing(
     for number in range(45, 61):
         expect(row(page, number)).to_contain_text(f"tick {number}")
     expect(row(page, 61)).to_have_count(0)
+
+
+def test_what_is_lost_on_its_way_is_asked_for_again(page: Page, fleet: Fleet) -> None:
+    """Chromium on a Docker host drops requests when a container's network interface comes or goes. Here each is dropped
+    twice, a job that has reached the server among them."""
+    dropped: Counter[tuple[str, str]] = Counter()
+
+    def drop(route: Route, request: Request) -> None:
+        key = (request.method, request.url)
+        if request.is_navigation_request() or dropped[key] == 2:
+            return route.continue_()
+        dropped[key] += 1
+        if request.method == "POST":
+            route.fetch()
+        return route.abort("connectionreset")
+
+    page.route("**/*", drop)
+    page.goto("/#/new")
+    page.get_by_label("Script").fill("echo once")
+    page.get_by_text("Where and how").click()
+    page.get_by_label("Queue").fill(fleet.queue)
+    before = store().redis.zcard(INDEX_KEY)
+    page.get_by_role("button", name="Run").click()
+    status(page, "completed")
+    expect(row(page, 1)).to_contain_text("once")
+    assert store().redis.zcard(INDEX_KEY) == before + 1
+    expect(page.locator("header")).to_have_css("display", "flex")
+    assert {url.rpartition("/")[2] for _, url in dropped} >= {"style.css", "main.mjs", "session", "jobs", "events"}
 
 
 def test_output_files_and_run_again(page: Page, run: Callable[..., str], fleet: Fleet, tmp_path: Path) -> None:
@@ -325,7 +355,7 @@ def test_hosts_and_drain(page: Page, fleet: Fleet) -> None:
 def test_log_in_beyond_loopback(browser: Browser, fleet: Fleet) -> None:
     """Without TLS, where browsers tell less of a request."""
     with closing(docker.from_env()) as client:
-        own = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
+        own = str(ip_network(client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Subnet"])[1])
     environment = {**fleet.environment, "CRONIUM_WEB__TOKEN": TOKEN, "CRONIUM_WEB__ADDRESS": own}
     with served(fleet.environment["CRONIUM_REDIS_URL"], **environment) as address, browser.new_context() as context:
         page = context.new_page()

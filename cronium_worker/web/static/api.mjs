@@ -14,19 +14,22 @@ export function onLogInNeeded(listener) {
   listeners.add(listener);
 }
 
-/** The answer's JSON (null for none), with `next`, the address of a list's rest. Throws ApiError. */
+const TRIES = 4;
+const AGAIN_AFTER_MS = 200;
+
+/**
+ * The answer's JSON (null for none), with `next`, the address of a list's rest. Throws ApiError.
+ *
+ * What changes nothing when it is done twice is asked again if it was lost on its way (index.html has why it may be): all
+ * but POST, and a job with an id of its own.
+ */
 export async function call(method, path, body) {
   const options = { method, headers: {} };
   if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers["Content-Type"] = "application/json";
   }
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch {
-    throw new ApiError("The server does not answer.", 0);
-  }
+  const response = await ask(path, options, method !== "POST" || body?.id ? TRIES : 1);
   if (response.status === 401 && path !== "session") for (const listener of listeners) listener();
   const text = await response.text();
   let data = null;
@@ -40,7 +43,20 @@ export async function call(method, path, body) {
   return { data, next: next && next[1].replace(/^\//, "") };
 }
 
+async function ask(path, options, tries) {
+  try {
+    return await fetch(path, options);
+  } catch {
+    if (tries === 1) throw new ApiError("The server does not answer.", 0);
+  }
+  await new Promise((done) => setTimeout(done, AGAIN_AFTER_MS));
+  return ask(path, options, tries - 1);
+}
+
 export const get = async (path) => (await call("GET", path)).data;
+/** An id for a job, as the server makes them. */
+export const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
 export const jobPath = (id) => `jobs/${encodeURIComponent(id)}`;
 
 /**

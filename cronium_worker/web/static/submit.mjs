@@ -1,6 +1,6 @@
 /** A new job. */
 
-import { call, jobPath } from "./api.mjs";
+import { call, jobPath, newId } from "./api.mjs";
 import { h, notice } from "./dom.mjs";
 
 const DRAFT = "cronium-draft"; // of this tab alone
@@ -122,7 +122,7 @@ export function submitPage(main) {
     button.disabled = true;
     try {
       const schedule = scheduleOf(form, job);
-      const { data } = await call("POST", schedule ? "schedules" : "jobs", schedule ?? job);
+      const { data } = await call("POST", schedule ? "schedules" : "jobs", schedule ?? { ...job, id: job.id ?? newId() });
       keepDraft({ ...job, id: undefined, secrets: undefined });
       location.hash = schedule ? "#/schedules" : `#/${jobPath(data.id)}`;
     } catch (error) {
