@@ -38,5 +38,5 @@ class Page(StaticFiles):
 def _loader(directory: Traversable) -> str:
     """The source expression of the one inline script (CSP level 3, 2.3.1)."""
     index = (directory / "index.html").read_text(encoding="utf-8")
-    [script] = re.findall(r'<script type="module">(.*?)</script>', index, re.DOTALL)
+    [script] = re.findall(r"<script>(.*?)</script>", index, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
