@@ -13,6 +13,7 @@ from docker.utils import kwargs_from_env
 
 from cronium_worker import metrics
 from cronium_worker.engine.logs import AttachedStream, StoredLog
+from cronium_worker.engine.short_calls import ShortCallClient
 from cronium_worker.errors import (
     ConfigurationError,
     ContainerCreateError,
@@ -92,6 +93,9 @@ class Engine:
             if self.socket_path is not None:
                 # For each call requests looks for proxies and .netrc: half a millisecond, and for nothing.
                 self.api.trust_env = self._quick.trust_env = False
+            # For questions of which no container's fate hangs: an engine that is about to end, and ends all containers
+            # before, takes no new connections, but answers on those that it has.
+            self.questions = ShortCallClient(**{**self._stream_arguments, "timeout": CALL_TIMEOUT_S})
         except _TRANSPORT_ERRORS as error:
             raise ConfigurationError(
                 f"Docker Engine: cannot connect ({error}); start it, or set DOCKER_HOST"
@@ -105,6 +109,7 @@ class Engine:
         self.api.close()
         self.streams.close()
         self._quick.close()
+        self.questions.close()
 
     @property
     def socket_path(self) -> str | None:

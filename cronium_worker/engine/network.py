@@ -27,7 +27,7 @@ def ensure_network(engine: Engine, *, fleet: str) -> None:
     one of that name is there and is not as isolated."""
     with faults(NetworkError, f"network {NETWORK_NAME}"):
         try:
-            found = engine.api.inspect_network(NETWORK_NAME)
+            found = engine.questions.inspect_network(NETWORK_NAME)
         except NotFound:
             try:
                 engine.api.create_network(

@@ -56,7 +56,7 @@ def inspect(engine: Engine, reference: str) -> dict[str, Any] | None:
     Asked anew each time: images are removed and retagged behind our back, and it takes a millisecond or two.
     """
     with faults(DaemonError, f"image inspect {reference}"), suppress(ImageNotFound):
-        found: dict[str, Any] = engine.api.inspect_image(reference)  # type: ignore[no-untyped-call]
+        found: dict[str, Any] = engine.questions.inspect_image(reference)  # type: ignore[no-untyped-call]
         return found
     return None
 

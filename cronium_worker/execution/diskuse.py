@@ -102,7 +102,7 @@ class DiskUse:
         self.workspace = workspace
         self.limits = limits
         self.excess: Excess | None = None
-        self.due_s = 0.0
+        self.due_s = time.monotonic() + TICK_S  # a short job has this process for itself
         self.walked_s = float("-inf")  # the beginning of the last walk that has ended (monotonic)
         self._counters = counters
         self._on_excess = on_excess

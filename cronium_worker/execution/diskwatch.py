@@ -17,11 +17,12 @@ from cronium_worker.workspace.space import Kind, Room, room
 logger = logging.getLogger(__name__)
 
 _WAIT_FOR_WALKS_S = 2.0
+_IDLE_S = 60.0
 _NEXT_S = 1.0  # after one job was ended for a full disk, at the earliest
 
 
 class DiskWatcher:
-    """Watches jobs from any number of threads; its own thread is there while there are jobs."""
+    """Watches jobs from any number of threads; its own thread is there while there are jobs, and for a minute more."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -45,13 +46,12 @@ class DiskWatcher:
         finally:
             with self._changed:
                 self._jobs.remove(job)
-                self._changed.notify()
             job.close()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                if not self._jobs:
+                if not self._jobs and not self._changed.wait_for(lambda: self._jobs, _IDLE_S):
                     self._thread = None
                     return
                 jobs = tuple(self._jobs)

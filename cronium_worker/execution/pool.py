@@ -95,7 +95,7 @@ class Pool:
         while kind is not None and (waiting := self._take(kind)) is not None:
             try:
                 waiting.assign(job, attempt=attempt)
-                self._reaper.soon(partial(waiting.rename, job, attempt=attempt))
+                self._reaper.soon(partial(self._after_hit, waiting, job, attempt))
                 return waiting
             except Fault as fault:
                 logger.warning("a sandbox that waited is of no use: %s", str(fault))
@@ -128,9 +128,14 @@ class Pool:
                 metrics.pool_age.observe(now - taken[0])
                 self._resume_at = max(self._resume_at, now + _AFTER_HIT_S)
                 self._age_s += now - taken[0]
-            self._changed.notify()
         self._let_go(broken)
         return taken[2] if taken else None
+
+    def _after_hit(self, sandbox: Sandbox, job: Job, attempt: int) -> None:
+        """What the job, which has this process for itself until then, does not wait for."""
+        sandbox.rename(job, attempt=attempt)
+        with self._changed:
+            self._changed.notify()
 
     @contextmanager
     def _making_for_job(self, ticket: Ticket) -> Iterator[bool]:

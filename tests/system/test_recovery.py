@@ -179,7 +179,7 @@ def test_a_job_that_ended_while_no_worker_was_there(recovering: LocalHost) -> No
 def test_an_upgrade_under_load_fails_no_job(recovering: LocalHost) -> None:
     """Given a stream of jobs; when the worker is told to end and a new one started, three times; then all complete
     at their first attempt with all their lines."""
-    recovering.env["CRONIUM_DRAIN_TIMEOUT"] = "1"
+    recovering.env |= {"CRONIUM_DRAIN_TIMEOUT": "1", "CRONIUM_LEASE_TTL": "30"}  # a node's start takes seconds
     worker = recovering.start(node="jobs", concurrency=4)
     script = 'for n in $(seq 20); do echo "$n"; sleep 0.1; done'
     fields = {"network": {"mode": "none"}}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cronium_worker.execution import diskuse
+from cronium_worker.execution import diskuse, diskwatch
 from cronium_worker.execution.diskuse import DiskLimits, DiskUse, Excess, left_by
 from cronium_worker.execution.diskwatch import DiskWatcher
 from cronium_worker.workspace import Workspace, create
@@ -71,8 +71,9 @@ def watcher() -> DiskWatcher:
 
 
 @pytest.fixture
-def start(watcher: DiskWatcher, small_disk: Path) -> Iterator[Callable[..., Job]]:
+def start(watcher: DiskWatcher, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Job]]:
     """Jobs that are watched until the end of the test. No thread and no descriptor is left."""
+    monkeypatch.setattr(diskwatch, "_IDLE_S", 0.1)
     before = descriptors()
     with ExitStack() as stack:
 
