@@ -35,7 +35,7 @@ class Registrar:
         self.open = 0
         self.go = threading.Event()
         self.go.set()
-        self.api = self
+        self.api = self.questions = self
         self.base_url = ""
 
     def inspect_image(self, reference: str) -> dict[str, Any]:
