@@ -270,14 +270,15 @@ class Engine:
 
     def remove(self, container_id: str) -> None:
         """Kill and remove a container with its anonymous volumes. Idempotent: gone, or going, is success."""
-        with faults(DaemonError, "container remove"):
+        with faults(DaemonError, "container remove"), suppress(NotFound):
             try:
                 self.api.remove_container(container_id, v=True, force=True)
-            except NotFound:
-                pass
             except APIError as error:
-                if error.status_code != requests.codes.conflict:
-                    raise
-                # Another caller's removal is in progress: wait for its end.
-                with suppress(NotFound):
+                if "is not running" in str(error.explanation):
+                    # It has ended between the engine's look at it and its kill: a failure (500) to the engine.
+                    self.api.remove_container(container_id, v=True, force=True)
+                elif error.status_code == requests.codes.conflict:
+                    # Another caller's removal is in progress: wait for its end.
                     self.api.wait(container_id, condition="removed", timeout=CALL_TIMEOUT_S)
+                else:
+                    raise

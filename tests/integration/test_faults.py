@@ -8,13 +8,16 @@ from contextlib import closing
 
 import docker
 import pytest
+from docker.errors import APIError, NotFound
 
 from cronium_worker.errors import ImagePullError
+from cronium_worker.execution.sandbox import Host
 from cronium_worker.settings import Images, Security
 from cronium_worker.workspace.gate import Gate
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
 from tests.integration.scripts import says
+from tests.rig import runner_image
 
 ECHO = {"type": "bash", "content": "echo hi"}
 
@@ -147,3 +150,23 @@ def test_a_left_over_container_of_the_same_name_is_replaced(bench: Bench) -> Non
     bench.runner._host.engine.create(f"cronium-{name}", {"Image": image})
     ran = bench.run(id=name, script=ECHO)
     assert ran.result.status == "completed"
+
+
+def test_a_container_that_ends_while_it_is_removed_is_removed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine, which has found it running and cannot kill it any more, refuses with this text, once."""
+    with closing(docker.from_env()) as client:
+        container = client.containers.create(runner_image("bash"))
+        remove, calls = host.engine.api.remove_container, []
+
+        def refuse_once(container_id: str, **options: bool) -> None:
+            calls.append(container_id)
+            if len(calls) == 1:
+                text = f"Could not kill running container {container_id}, cannot remove - Container {container_id}"
+                raise APIError("500", response=None, explanation=f"{text} is not running")
+            remove(container_id, **options)
+
+        monkeypatch.setattr(host.engine.api, "remove_container", refuse_once)
+        host.engine.remove(container.id)
+        with pytest.raises(NotFound):
+            client.containers.get(container.id)
+    assert len(calls) == 2
