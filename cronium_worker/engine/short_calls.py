@@ -13,9 +13,9 @@ _ENCODING = "utf-8"
 
 
 class ShortCallClient(docker.APIClient):
-    """As the SDK's, and over a Unix socket in half the time: its calls share their connections, where the SDK opens one
-    for each address, and pass by what requests does for each (cookies, redirects, hooks, proxies, .netrc). What is
-    streamed goes the SDK's way.
+    """As the SDK's, and over a Unix socket for half the processor time: its calls share their connections, where the
+    SDK opens one for each address, and pass by what requests does for each: cookies, redirects, hooks, proxies.
+    What is streamed goes the SDK's way.
     """
 
     _pool: Any = None  # none yet, or the engine is reached by TCP

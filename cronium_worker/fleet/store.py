@@ -20,7 +20,7 @@ from uuid import uuid4
 from pydantic import ValidationError
 from redis import Redis
 from redis.commands.core import Script as LuaScript
-from redis.exceptions import NoPermissionError, NoScriptError, RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, NotSigned, SecretsUnreadable, validation_message
 from cronium_worker.fleet.events import Body, Event, claim_body, now_iso, status_body, whole
@@ -189,15 +189,11 @@ class JobStore:
         }
         body = status_body("pending", "waiting for a worker", attempt=1, host=None)
         now = epoch_ms(created_at)
-        arguments: list[Argument] = [secrets, self._secret_ttl_s, body.json, *chain(*fields.items())]
         with self.redis.pipeline(transaction=False) as pipe:
             pipe.zadd(INDEX_KEY, {job.id: now}, nx=True)
             pipe.zadd(ACTIVE_KEY, {job.id: now + FIRST_LOOK_S * 1000}, nx=True)
-            pipe.evalsha(self._scripts["register"].sha, 3, *job_keys(job.id), *arguments)
-            try:
-                existing = pipe.execute()[-1]
-            except NoScriptError:  # the first of this Redis
-                existing = self.run("register", job.id, *arguments)
+            pipe.execute()
+        existing = self.run("register", job.id, secrets, self._secret_ttl_s, body.json, *chain(*fields.items()))
         if existing and not (existing[0] == text and self._are_secrets_of(job, existing[1])):
             raise JobConflict(f"id: {job.id} is taken by another job; choose a new id")
         return not existing
@@ -389,7 +385,7 @@ class JobStore:
         with self.redis.pipeline(transaction=False) as pipe:
             for claim in claims:
                 settled = time.monotonic() - claim.taken_s >= SETTLED_LEASES * self._lease_ms / 1000
-                arguments: list[Argument] = [claim.token, self._lease_ms, "1" if settled else ""]
+                arguments: list[str | int] = [claim.token, self._lease_ms, "1" if settled else ""]
                 self._scripts["renew"](keys=job_keys(claim.job.id), args=arguments, client=pipe)
             pipe.execute()
 
