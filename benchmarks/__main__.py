@@ -1,8 +1,8 @@
 """`make bench`: run all benchmarks, print a table, write benchmarks/results/latest.json and docs/performance.png.
 
 `make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py). `make bench ARGS=scale`: what one
-Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="gate logs burst growth"`: only those parts
-of it, printed and not kept.
+Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="gate logs throughput burst growth"`: only
+those parts of it, printed and not kept.
 """
 
 import json
@@ -69,6 +69,7 @@ def _logs() -> list[Figure]:
 PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "gate": gate,
     "logs": _logs,
+    "throughput": partial(throughput, 40),
     "burst": partial(burst, 200),
     "growth": growth.figures,
 }

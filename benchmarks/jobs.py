@@ -1,7 +1,10 @@
 """What a job costs: from enqueueing to its result, beside the engine's own calls for the same container."""
 
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import Self
+from uuid import uuid4
 
 import docker
 from docker.utils import kwargs_from_env
@@ -9,13 +12,16 @@ from docker.utils import kwargs_from_env
 from benchmarks.measure import Figure, figure, timed_ms
 from benchmarks.plain import plain_worker, run
 from cronium_worker import execute_job
-from cronium_worker.engine.spec import NETWORK_NAME
-from cronium_worker.models import ScriptType
+from cronium_worker.engine.device import block_device
+from cronium_worker.engine.spec import NETWORK_NAME, SandboxSpec, container_config
+from cronium_worker.models import Network, ScriptType
 from cronium_worker.settings import get_settings
+from cronium_worker.workspace import directories
 
 ECHO = {"bash": "echo hi", "python": "print('hi')", "node": "console.log('hi')"}
 TIMEOUT_S = 120
 REFILL_S = 1.5
+REMOVAL_S = 0.5
 
 
 def image_of(script_type: ScriptType) -> str:
@@ -48,21 +54,34 @@ def plain_celery(rounds: int, floor: Figure) -> Figure:
 
 
 class RawCycle:
-    """The floor: create, attach, start, read to the end, wait, remove on the same network; nothing else."""
+    """The floor: create, attach, start, read to the end, wait, remove of a container as a job has it, but that its
+    script is its command; nothing else. The network is there."""
 
     def __init__(self) -> None:
         self._api = docker.APIClient(**kwargs_from_env(), version="auto", timeout=TIMEOUT_S)
-        self._config = {
-            "Image": image_of("bash"),
-            "Cmd": ["bash", "-c", "echo hi"],
-            "HostConfig": {"NetworkMode": NETWORK_NAME, "Memory": 2**29, "CpuQuota": 50_000, "CpuPeriod": 100_000},
-        }
+        self._directory = tempfile.TemporaryDirectory(prefix="cronium-bench-")
+        settings = get_settings()
+        uid, gid = settings.container_uid_gid
+        workspace = directories.create(Path(self._directory.name), uuid4().hex, uid=uid, gid=gid)
+        spec = SandboxSpec(
+            sandbox_id="none",
+            script_type="bash",
+            image=image_of("bash"),
+            workspace=workspace.root,
+            user=f"{uid}:{gid}",
+            resources=settings.defaults,
+            network=Network(),
+            device=block_device(workspace.root),
+        )
+        config = container_config(spec, settings)
+        self._config = {**config, "Entrypoint": None, "Cmd": ["bash", "-c", "echo hi"], "Labels": {}}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._api.close()
+        self._directory.cleanup()
 
     def __call__(self) -> None:
         container = self._api.create_container_from_config(self._config)["Id"]
@@ -82,9 +101,10 @@ def raw_cycle(rounds: int) -> Figure:
 def enqueue_to_result(
     language: str, queue: str, rounds: int, floor: Figure, *, warm: bool, network: str = "isolated", note: str = ""
 ) -> Figure:
-    """`execute_job.delay(job).get()` of an echo, with default limits. `warm`: by a worker whose sandboxes wait; between
-    two rounds there is time for another one, and for its interpreter."""
+    """`execute_job.delay(job).get()` of an echo, with default limits. `warm`: by a worker whose sandboxes wait. Between
+    two rounds there is time for another one, and for its interpreter; or for the removal of the last one."""
     job = {"script": {"type": language, "content": ECHO[language]}, "queue": queue, "network": {"mode": network}}
-    samples = timed_ms(lambda: execute_job.delay(job).get(timeout=TIMEOUT_S), rounds, pause_s=REFILL_S if warm else 0)
+    pause_s = REFILL_S if warm else REMOVAL_S
+    samples = timed_ms(lambda: execute_job.delay(job).get(timeout=TIMEOUT_S), rounds, pause_s=pause_s)
     name = f"enqueue → result, {language} echo, {'warm' if warm else 'cold'}{note}"
     return figure(name if network == "isolated" else f"{name}, no network", "ms", samples, floor)

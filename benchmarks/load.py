@@ -16,36 +16,44 @@ from cronium_worker.housekeeping import hosts
 from cronium_worker.settings import get_settings
 from cronium_worker.tasks import store
 
-AT_ONCE = 4  # more at once are no faster on two cores
+AT_ONCE = 8  # with two cores 1.1 times as fast as 4
 ECHO = {"type": "bash", "content": "echo hi"}
+_TURNS = 3
+_POOL = 8
 _QUIET_S = 20
 _ROOMY = {"CRONIUM_CAPACITY__CPU_OVERCOMMIT": "1000"}  # jobs that do nothing need no cores
 
 
 def throughput(count: int) -> list[Figure]:
-    """Jobs a second without a pool, beside the engine's own cycles of the same container."""
-    with RawCycle() as raw, ThreadPoolExecutor(AT_ONCE) as threads:
-        began = time.perf_counter()
-        list(threads.map(lambda _: raw(), range(count)))
-        floor = figure("engine's own cycles a second (floor)", "1/s", [count / (time.perf_counter() - began)])
-    with running_worker(CRONIUM_POOL__SIZE="0") as queue:
+    """Jobs a second without a pool, beside the engine's own cycles of the same container; turn and turn about."""
+    cycles, jobs = [], []
+    with RawCycle() as raw, running_worker(CRONIUM_POOL__SIZE="0") as queue, ThreadPoolExecutor(AT_ONCE) as threads:
         execute_job.delay(_job(queue)).get(timeout=TIMEOUT_S)
-        seconds, _ = _burst(queue, count)
-    return [floor, figure("jobs a second, no sandboxes wait", "1/s", [count / seconds], floor)]
+        for _ in range(_TURNS):
+            began = time.perf_counter()
+            list(threads.map(lambda _: raw(), range(count)))
+            cycles.append(count / (time.perf_counter() - began))
+            seconds, _ = _burst(queue, count)
+            jobs.append(count / seconds)
+    floor = figure("engine's own cycles a second (floor)", "1/s", cycles)
+    return [floor, figure("jobs a second, no sandboxes wait", "1/s", jobs, floor)]
 
 
 def burst(count: int) -> list[Figure]:
-    """All at once: each one's time to its result, beside a plain Celery task's."""
+    """All at once: each one's time to its result, beside a plain Celery task's. The first one finds one sandbox that
+    waits, the next one as many as the first has taught the pool to keep."""
     arguments = plain_arguments()
     with plain_worker() as queue:
         began = time.perf_counter()
         sent = [run.apply_async(arguments, queue=queue) for _ in range(count)]
         times = [_until(began, one) for one in sent]
-    plain = figure(f"burst of {count}, plain Celery task: time to the result", "ms", times)
-    with running_worker(CRONIUM_POOL__SIZE="8") as queue:
-        _wait_for_pool()
-        _, times = _burst(queue, count)
-    return [plain, figure(f"burst of {count}: time to the result", "ms", times, plain)]
+    figures = [figure(f"burst of {count}, plain Celery task: time to the result", "ms", times)]
+    with running_worker(CRONIUM_POOL__SIZE=str(_POOL)) as queue:
+        for name, waiting in ("burst", 3), ("next burst", _POOL):
+            _wait_for_pool(waiting)
+            _, times = _burst(queue, count)
+            figures.append(figure(f"{name} of {count}: time to the result", "ms", times, figures[0]))
+    return figures
 
 
 def _burst(queue: str, count: int) -> tuple[float, list[float]]:
@@ -111,7 +119,7 @@ def _node() -> psutil.Process:
     return psutil.Process(found["pid"])
 
 
-def _wait_for_pool(count: int = 3) -> None:
+def _wait_for_pool(count: int) -> None:
     while _report().get("pool", {}).get("waiting", 0) < count:
         time.sleep(0.2)
 
