@@ -85,17 +85,15 @@ class Engine:
     def __init__(self, *, connections: int = 16) -> None:
         arguments: dict[str, Any] = {**kwargs_from_env(), "version": "auto", "max_pool_size": connections}
         try:
-            self.api = docker.APIClient(**arguments, timeout=CALL_TIMEOUT_S)
+            self.api = ShortCallClient(**arguments, timeout=CALL_TIMEOUT_S, keep_connections=False)
+            arguments["version"] = self.api.api_version
             # The SDK's default read timeout would end quiet streams.
-            self._stream_arguments = {**arguments, "version": self.api.api_version, "timeout": None}
+            self._stream_arguments = {**arguments, "timeout": None}
             self.streams = docker.APIClient(**self._stream_arguments)
-            self._quick = docker.APIClient(**{**self._stream_arguments, "timeout": QUICK_TIMEOUT_S})
-            if self.socket_path is not None:
-                # For each call requests looks for proxies and .netrc: half a millisecond, and for nothing.
-                self.api.trust_env = self._quick.trust_env = False
+            self._quick = ShortCallClient(**arguments, timeout=QUICK_TIMEOUT_S, keep_connections=False)
             # For questions of which no container's fate hangs: an engine that is about to end, and ends all containers
             # before, takes no new connections, but answers on those that it has.
-            self.questions = ShortCallClient(**{**self._stream_arguments, "timeout": CALL_TIMEOUT_S})
+            self.questions = ShortCallClient(**arguments, timeout=CALL_TIMEOUT_S, keep_connections=True)
         except _TRANSPORT_ERRORS as error:
             raise ConfigurationError(
                 f"Docker Engine: cannot connect ({error}); start it, or set DOCKER_HOST"

@@ -13,15 +13,16 @@ _ENCODING = "utf-8"
 
 
 class ShortCallClient(docker.APIClient):
-    """As the SDK's, and over a Unix socket for half the processor time: its calls share their connections, where the
-    SDK opens one for each address, and pass by what requests does for each: cookies, redirects, hooks, proxies.
-    What is streamed goes the SDK's way.
+    """As the SDK's, and over a Unix socket for less processor time (measured: 0.8 instead of 1.2 ms a call): its calls
+    pass by what requests does for each (cookies, redirects, hooks, proxies), and share their connections if they are to
+    be kept (0.6 ms). Otherwise each has its own, as with the SDK. What is streamed goes the SDK's way.
     """
 
     _pool: Any = None  # none yet, or the engine is reached by TCP
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, keep_connections: bool, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self._own_headers = {"Host": "localhost"} if keep_connections else {"Host": "localhost", "Connection": "close"}
         adapter = self.get_adapter(self.base_url)
         if isinstance(adapter, UnixHTTPAdapter):
             # Not one of the adapter's, which keeps those of the last 25 addresses.
@@ -45,7 +46,7 @@ class ShortCallClient(docker.APIClient):
     ) -> requests.Response:  # fmt: skip
         given = {name: value for name, value in (params or {}).items() if value is not None}
         path = url.removeprefix(self.base_url) + ("?" + urlencode(given, doseq=True) if given else "")
-        sent = {"Host": "localhost", **(headers or {})}
+        sent = {**self._own_headers, **(headers or {})}
         try:
             answer = self._pool.urlopen(method, path, data, sent, timeout=timeout, retries=False, redirect=False)
         except urllib3.exceptions.TimeoutError as error:

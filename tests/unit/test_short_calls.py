@@ -47,6 +47,9 @@ class Server:
                 self.requests.append((head + b"\r\n" + stream.read(int(length[1]) if length else 0)).decode())
                 if self.answer == b"":
                     return
+                if self.answer is not None and b"Connection: close" in head:
+                    connection.sendall(self.answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+                    return
                 if self.answer is not None:
                     connection.sendall(self.answer)
 
@@ -73,9 +76,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server, tmp_path: Path) -> Iterator[ShortCallClient]:
-    client = ShortCallClient(base_url=f"unix://{tmp_path}/engine.sock", version="1.41", timeout=5)
+    client = _client(tmp_path / "engine.sock", keep_connections=True)
     yield client
     client.close()
+
+
+def _client(path: Path, *, keep_connections: bool) -> ShortCallClient:
+    return ShortCallClient(base_url=f"unix://{path}", version="1.41", timeout=5, keep_connections=keep_connections)
 
 
 def test_calls_share_a_connection(client: ShortCallClient, server: Server) -> None:
@@ -85,6 +92,14 @@ def test_calls_share_a_connection(client: ShortCallClient, server: Server) -> No
     assert [request.split("\r\n")[0] for request in server.requests] == [
         f"GET /v1.41/containers/c{number}/json HTTP/1.1" for number in range(30)
     ]
+
+
+def test_each_call_has_a_connection_of_its_own(server: Server, tmp_path: Path) -> None:
+    client = _client(tmp_path / "engine.sock", keep_connections=False)
+    for name in "abc":
+        assert client.inspect_container(name) == {"Id": "äx"}
+    client.close()
+    assert len(server.connections) == 3
 
 
 def test_what_is_sent(client: ShortCallClient, server: Server) -> None:
@@ -141,7 +156,7 @@ def test_an_engine_that_was_started_anew(client: ShortCallClient, server: Server
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # the SDK's, of a socket that was refused
 def test_no_engine(tmp_path: Path) -> None:
-    client = ShortCallClient(base_url=f"unix://{tmp_path}/none.sock", version="1.41")
+    client = _client(tmp_path / "none.sock", keep_connections=True)
     with pytest.raises(requests.ConnectionError):
         client.version()
     client.close()
