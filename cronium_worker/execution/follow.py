@@ -32,6 +32,7 @@ _WAIT_UNSEEN_S = 2  # where the end is not seen, the output may just have broken
 # After the end of the processes their output ends within some 30 ms, unless the engine is in trouble.
 _STALL_S = 10
 _SOON_S = 1.0
+_SAME_MOMENT_S = 0.02
 _NEARLY_OVER_S = 5  # a worker that is to leave waits that long for the end of a run that is over
 _SIGNAL_AGAIN_S = 5
 _TRIES = 5
@@ -263,7 +264,9 @@ class Follower:
     def _ends(self) -> bool:
         """After the end of the output: whether the container has ended as well."""
         if self._over_at is None and self._sandbox.end is not None:
-            ready, _, _ = select.select([self._sandbox.end], [], [], 0.1)
+            # At the same moment. If it takes longer, the stream was the engine's: it may have gone away, and a new one
+            # may be about to end the container (90 ms after a SIGKILL, measured).
+            ready, _, _ = select.select([self._sandbox.end], [], [], _SAME_MOMENT_S)
             if not ready:
                 return False
             self._over()
@@ -273,10 +276,10 @@ class Follower:
             raise
         except DaemonError:
             return False
-        if self._attached and (self._over_at is None or time.monotonic() - self._over_at < _SOON_S):
+        if self._attached and self._over_at is not None and time.monotonic() - self._over_at < _SOON_S:
             self._watch.state = state
             return not state.running
-        # There was time for the engine to be started anew: it has to be asked for that as well.
+        # There may have been time for the engine to be started anew: it has to be asked for that as well.
         answer = self._ask()
         return answer is not None and not answer.running
 
