@@ -52,8 +52,9 @@ _STRING_OR_BRACKET = re.compile((_STRING + r"|[\[\]{}]").encode(), re.DOTALL)
 _TOKENS = re.compile(_STRING + r"|[-+.\w]++", re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_HEX = "[0-9a-fA-F]"  # each on its own: before 3.11.5 a possessive group goes wrong over {2} (cpython gh-106052)
 _UP_TO_LONE_SURROGATE = re.compile(
-    r"(?:[^\\]++|\\(?!u[dD][89a-fA-F]).|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+",
+    rf"(?:[^\\]++|\\(?!u[dD][89a-fA-F]).|\\u[dD][89abAB]{_HEX}{_HEX}\\u[dD][c-fC-F]{_HEX}{_HEX})*+",
     re.DOTALL,
 )
 

@@ -65,15 +65,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", directory], check=True)
 
 
-@pytest.fixture
-def watcher() -> DiskWatcher:
-    return DiskWatcher()
+def wait_for_the_end_of_the_watch() -> None:
+    wait_until(lambda: "disk watcher" not in [thread.name for thread in threading.enumerate()], what="its end")
 
 
 @pytest.fixture
-def start(watcher: DiskWatcher, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Job]]:
-    """Jobs that are watched until the end of the test. No thread and no descriptor is left."""
+def watcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[DiskWatcher]:
+    """Its thread does not stay: while there is one, another test cannot see the end of its own."""
     monkeypatch.setattr(diskwatch, "_IDLE_S", 0.1)
+    yield DiskWatcher()
+    wait_for_the_end_of_the_watch()
+
+
+@pytest.fixture
+def start(watcher: DiskWatcher, small_disk: Path) -> Iterator[Callable[..., Job]]:
+    """Jobs that are watched until the end of the test. No thread and no descriptor is left."""
     before = descriptors()
     with ExitStack() as stack:
 
@@ -85,7 +91,7 @@ def start(watcher: DiskWatcher, small_disk: Path, monkeypatch: pytest.MonkeyPatc
             return job
 
         yield begin
-    wait_until(lambda: "disk watcher" not in [thread.name for thread in threading.enumerate()], what="its end")
+    wait_for_the_end_of_the_watch()
     assert descriptors() == before
 
 
