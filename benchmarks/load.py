@@ -49,7 +49,7 @@ def burst(count: int) -> list[Figure]:
             began = time.perf_counter()
             sent = [run.apply_async(arguments, queue=queue) for _ in range(count)]
             bursts["plain Celery tasks"].append([_until(began, one) for one in sent])
-        with running_worker(CRONIUM_POOL__SIZE=str(size)) as queue:
+        with running_worker() as queue:
             _burst(queue, size)
             _wait_for_pool(size)
             bursts["jobs"].append(_burst(queue, count)[1])

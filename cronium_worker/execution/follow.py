@@ -276,10 +276,10 @@ class Follower:
             raise
         except DaemonError:
             return False
-        if self._attached and self._over_at is not None and time.monotonic() - self._over_at < _SOON_S:
+        if self._attached and (self._over_at is None or time.monotonic() - self._over_at < _SOON_S):
             self._watch.state = state
             return not state.running
-        # There may have been time for the engine to be started anew: it has to be asked for that as well.
+        # There was time for the engine to be started anew: it has to be asked for that as well.
         answer = self._ask()
         return answer is not None and not answer.running
 

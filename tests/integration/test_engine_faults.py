@@ -12,7 +12,7 @@ import pytest
 
 from cronium_worker.engine.client import CALL_TIMEOUT_S, Engine
 from cronium_worker.engine.inventory import own_containers
-from cronium_worker.execution import follow
+from cronium_worker.execution import follow, sandbox
 from cronium_worker.execution.sandbox import Host, destroy
 from cronium_worker.fleet.store import JobStore
 from cronium_worker.models import JobResult
@@ -158,6 +158,17 @@ def test_an_engine_that_ends_its_containers_completes_nothing(rig: Rig, far: Cal
         process = first_process(job)
         rig.a.kill_dockerd()
         assert not has_ended(process)
+    rig.a.restart_dockerd()
+    assert_lost(job.shifts[0].end(timeout_s=30))
+
+
+@pytest.mark.timeout(180)
+def test_an_unseen_end_by_an_engine_completes_nothing(
+    rig: Rig, far: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "_visible_pid", lambda *_: None)  # as in a container without the host's
+    job = running(far)
+    rig.a.kill_dockerd()
     rig.a.restart_dockerd()
     assert_lost(job.shifts[0].end(timeout_s=30))
 
