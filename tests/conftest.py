@@ -47,23 +47,51 @@ def settings(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settin
     return Settings(redis_url=redis_url, fleet=name, host_name=name, base_path=base, result_ttl=600)
 
 
-@pytest.fixture(scope="session")
-def leftovers(settings: Settings) -> Iterator[Callable[[], list[str]]]:
-    """What jobs of this session have left on the host: containers, running or not, and workspaces."""
-    import docker
+class Leftovers:
+    """What jobs of a fleet have left on this host: containers, running or not, and workspaces."""
 
-    client = docker.from_env()
+    def __init__(self, settings: Settings) -> None:
+        import docker
 
-    def look() -> list[str]:
-        filters = {"label": f"cronium.fleet={settings.fleet}"}
+        self._client = docker.from_env()
+        self._ours = {"label": f"cronium.fleet={settings.fleet}"}
+        self._base_path = settings.base_path
+
+    def __call__(self) -> list[str]:
+        return [name for row in self._containers() for name in row["Names"]] + [
+            path.name for path in self._workspaces()
+        ]
+
+    def must_be_none(self) -> None:
+        """What is there fails this test, and is taken away: no other one is to fail of it."""
+        found = self()
+        if found:
+            for row in self._containers():
+                self._client.api.remove_container(row["Id"], force=True, v=True)
+            for workspace in self._workspaces():
+                shutil.rmtree(workspace)
+        assert found == []
+
+    def close(self) -> None:
+        """After the last job. Takes the fleet's networks away."""
+        for network in self._client.networks.list(filters=self._ours):
+            network.remove()
+        self._client.close()
+
+    def _containers(self) -> list[dict[str, Any]]:
         # Without a look at each: one that is just being removed would be missed.
-        containers = [name for row in client.api.containers(all=True, filters=filters) for name in row["Names"]]
-        return containers + [path.name for path in settings.base_path.glob("*/sandboxes/*")]
+        return list(self._client.api.containers(all=True, filters=self._ours))
 
-    yield look
-    for network in client.networks.list(filters={"label": f"cronium.fleet={settings.fleet}"}):
-        network.remove()
-    client.close()
+    def _workspaces(self) -> list[Path]:
+        return list(self._base_path.glob("*/sandboxes/*"))
+
+
+@pytest.fixture(scope="session")
+def leftovers(settings: Settings) -> Iterator[Leftovers]:
+    """Of this session."""
+    leftovers = Leftovers(settings)
+    yield leftovers
+    leftovers.close()
     # The workers' firewall rules are for this bridge.
     if shutil.which("nft") and not Path("/sys/class/net/br-cronium").exists():
         subprocess.run(["nft", "delete", "table", "inet", "cronium"], stderr=subprocess.DEVNULL, check=False)

@@ -20,7 +20,7 @@ from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import Job, JobResult
 from cronium_worker.nodes import make_host
 from cronium_worker.settings import Settings
-from tests.conftest import wait_until
+from tests.conftest import Leftovers, wait_until
 from tests.integration.shifts import Case, cases
 
 
@@ -81,7 +81,9 @@ class Bench:
         return thread
 
     def settle(self) -> None:
-        """Wait until all jobs have ended, and nothing of theirs is left."""
+        """Wait until all jobs have ended, and nothing of theirs is left. Those of a test that failed are cancelled."""
+        for job_id in self.runner.active.ids():
+            self.runner.active.cancel(job_id)
         for thread in self.threads:
             thread.join(timeout=60)
             assert not thread.is_alive()
@@ -104,7 +106,7 @@ def host(settings: Settings) -> Iterator[Host]:
 
 
 @pytest.fixture
-def make_bench(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> Iterator[Callable[..., Bench]]:
+def make_bench(host: Host, store: JobStore, leftovers: Leftovers) -> Iterator[Callable[..., Bench]]:
     """A bench with other settings than the session's. Nothing may be left after the test."""
     made: list[Bench] = []
 
@@ -122,7 +124,7 @@ def make_bench(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) 
     yield make
     for bench in made:
         bench.settle()
-    assert leftovers() == []
+    leftovers.must_be_none()
 
 
 @pytest.fixture
@@ -145,7 +147,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def case(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> Iterator[Callable[..., Case]]:
+def case(host: Host, store: JobStore, leftovers: Leftovers) -> Iterator[Callable[..., Case]]:
     """A case on the session's host, or on one with other settings. Nothing may be left after the test."""
     with cases(store) as make:
 
@@ -154,7 +156,7 @@ def case(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> Ite
             return make(Host(engine=host.engine, settings=changed), **fields)
 
         yield with_settings
-    assert leftovers() == []
+    leftovers.must_be_none()
 
 
 @pytest.fixture

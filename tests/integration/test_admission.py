@@ -29,7 +29,7 @@ def status(bench: Bench, job: Job) -> str:
 
 
 def waits(bench: Bench, job: Job) -> bool:
-    return any("waiting for" in event.get("message", "") for event in bench.store.events(job.id))
+    return any("are free here" in event.get("message", "") for event in bench.store.events(job.id))
 
 
 def end(bench: Bench, job: Job) -> JobResult:
@@ -57,7 +57,7 @@ def test_a_job_waits_until_there_is_room_for_it(full: tuple[Bench, Admission]) -
     assert result is not None
     assert result.status == "completed"  # waiting is no part of its timeout
     assert result.timings.queue_s > waited_s / 2  # the first one's end takes a moment, its result comes a bit later
-    [message] = [e["message"] for e in bench.store.events(second.id) if "waiting" in e.get("message", "")][1:]
+    [message] = [e["message"] for e in bench.store.events(second.id) if "are free here" in e.get("message", "")]
     assert message == (
         "waiting for 0.5 cores and 256 MiB: 0.4 cores and 768 MiB of 1 cores and 1024 MiB are free here, 1 wait"
     )

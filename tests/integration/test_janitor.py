@@ -4,7 +4,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from cronium_worker.janitor import Janitor, Sweep
 from cronium_worker.models import Job, JobResult
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import create
-from tests.conftest import wait_until
+from tests.conftest import Leftovers, wait_until
 from tests.integration.conftest import Bench
 from tests.integration.scripts import says
 from tests.registry import forget, push_image, running_registry
@@ -102,7 +102,7 @@ def janitor(host: Host, store: JobStore) -> Janitor:
 
 
 @pytest.fixture
-def planter(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> Iterator[Planter]:
+def planter(host: Host, store: JobStore, leftovers: Leftovers) -> Iterator[Planter]:
     planter = Planter(host, store)
     yield planter
     for container in planter.planted:
@@ -111,7 +111,7 @@ def planter(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> 
         except docker.errors.NotFound:
             continue
     planter.docker.close()
-    assert leftovers() == []
+    leftovers.must_be_none()
 
 
 def test_exactly_the_right_containers_go(

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,7 +19,7 @@ from cronium_worker.execution.sandbox import Host
 from cronium_worker.fleet.store import Claim, JobStore, connect
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import Job
-from tests.conftest import wait_until
+from tests.conftest import Leftovers, wait_until
 from tests.integration.conftest import Bench
 from tests.own_redis import OwnRedis, own_redis
 
@@ -47,13 +47,13 @@ def store(own_redis: OwnRedis) -> Iterator[JobStore]:
 
 
 @pytest.fixture
-def patient_bench(host: Host, store: JobStore, leftovers: Callable[[], list[str]]) -> Iterator[Bench]:
+def patient_bench(host: Host, store: JobStore, leftovers: Leftovers) -> Iterator[Bench]:
     """One whose records are in the Redis that fails."""
     sent: defaultdict[str, SimpleQueue[None]] = defaultdict(SimpleQueue)
     bench = Bench(Runner(host, store, send=lambda job_id: sent[job_id].put(None)), store, sent)
     yield bench
     bench.settle()
-    assert leftovers() == []
+    leftovers.must_be_none()
 
 
 def count(host: Host) -> int:
@@ -96,7 +96,7 @@ def test_a_job_that_runs_goes_on(
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_job_that_ends_meanwhile_has_its_result(
-    own_redis: OwnRedis, store: JobStore, patient_bench: Bench, leftovers: Callable[[], list[str]], fault: str
+    own_redis: OwnRedis, store: JobStore, patient_bench: Bench, leftovers: Leftovers, fault: str
 ) -> None:
     job = patient_bench.start(script={"type": "bash", "content": "echo one; sleep 1; echo two; exit 3"})
     wait_until(lambda: store.record(job.id)["status"] == "running", what="the script runs")

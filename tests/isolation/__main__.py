@@ -16,7 +16,6 @@ from queue import SimpleQueue
 from typing import Any
 from uuid import uuid4
 
-import docker
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +24,7 @@ from cronium_worker.execution.runner import Runner
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.nodes import make_host
 from cronium_worker.settings import Settings
+from tests.conftest import Leftovers
 from tests.integration.conftest import Bench
 from tests.integration.scripts import LANGUAGES
 from tests.isolation import probes
@@ -57,13 +57,7 @@ def _measure(settings: Settings) -> tuple[dict[str, Any], list[Verdict]]:
     sent: defaultdict[str, SimpleQueue[None]] = defaultdict(SimpleQueue)
     store = JobStore(redis, result_ttl_s=settings.result_ttl)
     bench = Bench(Runner(host, store, send=lambda job_id: sent[job_id].put(None)), store, sent)
-    client = docker.from_env()
-
-    def leftovers() -> list[str]:
-        filters = {"label": f"cronium.fleet={settings.fleet}"}
-        names = [name for row in client.api.containers(all=True, filters=filters) for name in row["Names"]]
-        return names + [path.name for path in settings.base_path.glob("*/sandboxes/*")]
-
+    leftovers = Leftovers(settings)
     try:
         trial = Trial(bench, settings.base_path, leftovers)
         reset_peak()
@@ -73,9 +67,7 @@ def _measure(settings: Settings) -> tuple[dict[str, Any], list[Verdict]]:
         probed = _probe(bench, Path(tempfile.mkdtemp(dir=settings.base_path)))
         facts = engine_facts(host.engine)
     finally:
-        for network in client.networks.list(filters={"label": f"cronium.fleet={settings.fleet}"}):
-            network.remove()
-        client.close()
+        leftovers.close()
         host.engine.close()
         redis.close()
     unexpected = [verdict for verdict in verdicts if not verdict.as_expected]

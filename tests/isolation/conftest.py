@@ -8,6 +8,7 @@ import pytest
 
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.models import Job
+from tests.conftest import Leftovers
 from tests.integration.conftest import bench, host, make_bench, store
 from tests.isolation.images import image_for
 
@@ -15,7 +16,7 @@ __all__ = ["bench", "host", "make_bench", "store"]
 
 
 @pytest.fixture
-def make_sandbox(host: Host, leftovers: Callable[[], list[str]]) -> Iterator[Callable[..., Sandbox]]:
+def make_sandbox(host: Host, leftovers: Leftovers) -> Iterator[Callable[..., Sandbox]]:
     """A sandbox that waits at its gate, in the session's host or in one with other settings. Nothing is left."""
     with ExitStack() as stack:
 
@@ -26,4 +27,4 @@ def make_sandbox(host: Host, leftovers: Callable[[], list[str]]) -> Iterator[Cal
             return sandbox
 
         yield make
-    assert leftovers() == []
+    leftovers.must_be_none()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cronium_worker.settings import Settings
-from tests.conftest import wait_until
+from tests.conftest import Leftovers, wait_until
 from tests.rig import rig
 from tests.system.local_host import LocalHost
 
@@ -71,9 +71,7 @@ class Fleet:
 
 
 @pytest.fixture(scope="session")
-def fleet(
-    settings: Settings, leftovers: Callable[[], list[str]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def fleet(settings: Settings, leftovers: Leftovers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     keep = {name: value for name, value in os.environ.items() if not name.startswith("CRONIUM_")}
     environment = keep | {
         "CRONIUM_REDIS_URL": settings.redis_url.get_secret_value(),
@@ -88,13 +86,11 @@ def fleet(
     fleet.start()
     yield fleet
     assert fleet.stop() == 0
-    assert leftovers() == []
+    leftovers.must_be_none()
 
 
 @pytest.fixture
-def make_host(
-    settings: Settings, tmp_path: Path, leftovers: Callable[[], list[str]]
-) -> Iterator[Callable[[], LocalHost]]:
+def make_host(settings: Settings, tmp_path: Path, leftovers: Leftovers) -> Iterator[Callable[[], LocalHost]]:
     """Hosts of a test on this machine's engine. Nothing of theirs is left after it."""
     made: list[LocalHost] = []
 

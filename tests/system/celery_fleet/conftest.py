@@ -5,7 +5,7 @@ kind of broker and backend that is installed: so the clusters are overridden, to
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import docker
@@ -22,10 +22,9 @@ from pytest_docker_tools import container, fxtr
 
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.settings import Settings
-from tests.conftest import wait_until
+from tests.conftest import Leftovers, wait_until
 from tests.system.celery_fleet import images
 
-Leftovers = Callable[[], list[str]]
 _SOCKET = "/var/run/docker.sock"
 # The first worker sees the processes of its host, as with deploy/compose.yaml; the second one does not.
 _OPTIONS = {
@@ -149,9 +148,7 @@ def celery_worker_cluster(
 
 
 @pytest.fixture
-def store(
-    default_redis_broker: Broker, docker_client: docker.DockerClient, settings: Settings, leftovers: Leftovers
-) -> Iterator[JobStore]:
+def store(default_redis_broker: Broker, leftovers: Leftovers) -> Iterator[JobStore]:
     """Of this fleet's Redis, which is gone after the test. Its jobs may leave nothing."""
     redis = connect(default_redis_broker.host_url)
     yield JobStore(redis, result_ttl_s=600)
@@ -160,6 +157,4 @@ def store(
         wait_until(lambda: not leftovers(), what="the jobs' containers are gone")
     finally:
         # The workers of a test that failed are about to go: nobody else would remove their containers.
-        ours = {"label": f"cronium.fleet={settings.fleet}"}
-        for each in docker_client.containers.list(all=True, filters=ours, ignore_removed=True):
-            each.remove(force=True)
+        leftovers.must_be_none()
