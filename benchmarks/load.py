@@ -20,6 +20,7 @@ AT_ONCE = 8  # with two cores 1.1 times as fast as 4
 ECHO = {"type": "bash", "content": "echo hi"}
 _TURNS = 3
 _QUIET_S = 20
+_REST_S = 6  # a node reports every 5 s
 _ROOMY = {"CRONIUM_CAPACITY__CPU_OVERCOMMIT": "1000"}  # jobs that do nothing need no cores
 
 
@@ -40,7 +41,7 @@ def throughput(count: int) -> list[Figure]:
 
 def burst(count: int) -> list[Figure]:
     """All at once: each one's time to its result, and the slowest one's, beside a plain Celery task's; turn and turn
-    about. The pool is the default one, and has been asked for as many at once before as it may hold."""
+    about. The pool is the default one, and full: it has been asked for as many at once before as it may hold."""
     size = get_settings().pool.size
     bursts: dict[str, list[list[float]]] = {"plain Celery tasks": [], "jobs": []}
     arguments = plain_arguments()
@@ -50,8 +51,9 @@ def burst(count: int) -> list[Figure]:
             sent = [run.apply_async(arguments, queue=queue) for _ in range(count)]
             bursts["plain Celery tasks"].append([_until(began, one) for one in sent])
         with running_worker() as queue:
-            _burst(queue, size)
-            _wait_for_pool(size)
+            while _waiting() < size:
+                _burst(queue, size)
+                _wait_for_rest()
             bursts["jobs"].append(_burst(queue, count)[1])
     figures: list[Figure] = []
     for name, turns in bursts.items():
@@ -128,9 +130,21 @@ def _node() -> psutil.Process:
     return psutil.Process(found["pid"])
 
 
+def _waiting() -> int:
+    return int(_report().get("pool", {}).get("waiting", 0))
+
+
 def _wait_for_pool(count: int) -> None:
-    while _report().get("pool", {}).get("waiting", 0) < count:
+    while _waiting() < count:
         time.sleep(0.2)
+
+
+def _wait_for_rest() -> None:
+    """Until no more are made: the same number wait in two reports."""
+    before = 0
+    while before != (now := _waiting()) or not now:
+        before = now
+        time.sleep(_REST_S)
 
 
 def _cpu_percent(node: psutil.Process, seconds: float) -> float:

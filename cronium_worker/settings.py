@@ -252,7 +252,7 @@ class Pool(_Section):
     script whose image is here, whether jobs come or not. `size` 0: each job's own is made when it comes.
     `interpreters`: Python and Node.js are started in them before there is a job."""
 
-    size: int = Field(default=16, ge=0, le=256)
+    size: int = Field(default=32, ge=0, le=256)
     minimum: int = Field(default=1, ge=0, le=256)
     interpreters: bool = True
 
