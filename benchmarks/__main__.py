@@ -47,7 +47,7 @@ def main() -> None:
             for language in LANGUAGES[1:]
         ]
     figures += gate()
-    figures += throughput(40)
+    figures += throughput(80)
     figures += burst(200)
     figures += idle(8)
     figures += running(64)
@@ -69,7 +69,7 @@ def _logs() -> list[Figure]:
 PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "gate": gate,
     "logs": _logs,
-    "throughput": partial(throughput, 40),
+    "throughput": partial(throughput, 80),
     "burst": partial(burst, 200),
     "growth": growth.figures,
 }

@@ -120,8 +120,10 @@ def _status(sent: Any) -> str | None:
 
 
 def _report() -> dict[str, Any]:
+    """The running node's; empty: it has not reported yet."""
     own = get_settings().host_name
-    return next((dict(host.nodes.get("jobs", {})) for host in hosts().hosts() if host.name == own), {})
+    found = next((dict(host.nodes.get("jobs", {})) for host in hosts().hosts() if host.name == own), {})
+    return found if psutil.pid_exists(found.get("pid", -1)) else {}
 
 
 def _node() -> psutil.Process:

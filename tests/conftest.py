@@ -14,10 +14,13 @@ from cryptography.fernet import Fernet
 
 from cronium_worker.settings import Settings
 
-# The key of jobs' secrets, also for this process's own settings, which are read once.
-os.environ.setdefault("CRONIUM_SECRET_KEYS", Fernet.generate_key().decode())
-# Sandboxes in advance are the pool's own tests' matter; `CRONIUM_POOL__SIZE=8 pytest` has them in all others, too.
-os.environ.setdefault("CRONIUM_POOL__SIZE", "0")
+
+def pytest_configure() -> None:
+    """Not at the import: benchmarks import from here as well, and measure with the defaults."""
+    # The key of jobs' secrets, also for this process's own settings, which are read once.
+    os.environ.setdefault("CRONIUM_SECRET_KEYS", Fernet.generate_key().decode())
+    # Sandboxes in advance are the pool's own tests' matter; `CRONIUM_POOL__SIZE=8 pytest` has them in all others, too.
+    os.environ.setdefault("CRONIUM_POOL__SIZE", "0")
 
 
 def wait_until(condition: Callable[[], Any], *, timeout_s: float = 20, what: str = "condition") -> Any:
