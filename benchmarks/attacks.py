@@ -299,7 +299,8 @@ def _end(job_id: str) -> str:
 
 @contextmanager
 def _node() -> Iterator[str]:
-    with running_worker(CRONIUM_LEASE_TTL=str(LEASE_TTL_S), CRONIUM_LOG__MAX_BYTES="16m") as queue:
+    own = {"CRONIUM_POOL__SIZE": "0", "CRONIUM_LEASE_TTL": str(LEASE_TTL_S), "CRONIUM_LOG__MAX_BYTES": "16m"}
+    with running_worker(**own) as queue:
         for _ in range(3):
             neighbour(queue)  # what a start brings is not measured
         yield queue
