@@ -108,23 +108,21 @@ def host(settings: Settings) -> Iterator[Host]:
 @pytest.fixture
 def make_bench(host: Host, store: JobStore, leftovers: Leftovers) -> Iterator[Callable[..., Bench]]:
     """A bench with other settings than the session's. Nothing may be left after the test."""
-    made: list[Bench] = []
+    with ExitStack() as stack:
+        stack.callback(leftovers.must_be_none)
 
-    def make(*, on: Host = host, **changed: Any) -> Bench:
-        settings = on.settings.model_copy(update=changed)
-        sent: defaultdict[str, SimpleQueue[None]] = defaultdict(SimpleQueue)
+        def make(*, on: Host = host, **changed: Any) -> Bench:
+            settings = on.settings.model_copy(update=changed)
+            sent: defaultdict[str, SimpleQueue[None]] = defaultdict(SimpleQueue)
 
-        def send(job_id: str) -> None:
-            sent[job_id].put(None)
+            def send(job_id: str) -> None:
+                sent[job_id].put(None)
 
-        bench = Bench(Runner(replace(on, settings=settings), store, send=send), store, sent)
-        made.append(bench)
-        return bench
+            bench = Bench(Runner(replace(on, settings=settings), store, send=send), store, sent)
+            stack.callback(bench.settle)
+            return bench
 
-    yield make
-    for bench in made:
-        bench.settle()
-    leftovers.must_be_none()
+        yield make
 
 
 @pytest.fixture
@@ -149,14 +147,15 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def case(host: Host, store: JobStore, leftovers: Leftovers) -> Iterator[Callable[..., Case]]:
     """A case on the session's host, or on one with other settings. Nothing may be left after the test."""
-    with cases(store) as make:
+    with ExitStack() as stack:
+        stack.callback(leftovers.must_be_none)
+        make = stack.enter_context(cases(store))
 
         def with_settings(settings: dict[str, Any] | None = None, **fields: Any) -> Case:
             changed = host.settings.model_copy(update=settings or {})
             return make(Host(engine=host.engine, settings=changed), **fields)
 
         yield with_settings
-    leftovers.must_be_none()
 
 
 @pytest.fixture
