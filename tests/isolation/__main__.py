@@ -23,7 +23,7 @@ from cronium_worker.engine.inventory import engine_facts
 from cronium_worker.execution.runner import Runner
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.nodes import make_host
-from cronium_worker.settings import Settings
+from cronium_worker.settings import Pool, Settings
 from tests.conftest import Leftovers
 from tests.integration.conftest import Bench
 from tests.integration.scripts import LANGUAGES
@@ -40,7 +40,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="isolation-") as directory:
         settings = Settings(
             redis_url=os.environ["CRONIUM_REDIS_URL"], fleet=name, host_name=name, base_path=Path(directory),
-            result_ttl=1800,
+            result_ttl=1800, pool=Pool(size=0),
         )  # fmt: skip
         started = time.monotonic()
         figures, verdicts = _measure(settings)
@@ -63,8 +63,8 @@ def _measure(settings: Settings) -> tuple[dict[str, Any], list[Verdict]]:
         reset_peak()
         before = peak_bytes()
         verdicts = [trial.refuse(case, language) for language in LANGUAGES for case in REFUSALS]
-        verdicts += trial.run_all(grouped(), LANGUAGES)
         probed = _probe(bench, Path(tempfile.mkdtemp(dir=settings.base_path)))
+        verdicts += trial.run_all(grouped(), LANGUAGES)
         facts = engine_facts(host.engine)
     finally:
         leftovers.close()

@@ -8,11 +8,23 @@ import pytest
 
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.models import Job
-from tests.conftest import Leftovers
-from tests.integration.conftest import bench, host, make_bench, store
+from cronium_worker.settings import Pool
+from tests.conftest import Leftovers, wait_until
+from tests.integration.conftest import Bench, host, make_bench, store
 from tests.isolation.images import image_for
 
-__all__ = ["bench", "host", "make_bench", "store"]
+__all__ = ["host", "make_bench", "store"]
+
+
+@pytest.fixture(params=[0, 6], ids=["pool off", "pool on"])
+def bench(make_bench: Callable[..., Bench], request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """Each job's sandbox is made for it, or two for each type of script wait and are made anew."""
+    bench = make_bench(pool=Pool(size=request.param, minimum=2))
+    bench.runner.start()
+    wait_until(lambda: bench.runner.pool_count().waiting == request.param, what="the sandboxes that wait")
+    yield bench
+    count = bench.runner.pool_count()
+    assert count.hits or not count.misses
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from cronium_worker.models import Job
-from tests.conftest import wait_until
 from tests.integration.conftest import Bench, Ran
 from tests.isolation.catalogue import Attack, Outcome, Refusal
 from tests.isolation.steps import Link, Step, written_in
@@ -118,7 +117,7 @@ class Trial:
         return Verdict(case.id, case.title, case.category, language, "refused", outcome, wrong)
 
     def run_all(self, groups: Iterable[Sequence[Attack]], languages: Iterable[str]) -> list[Verdict]:
-        """A few jobs at once; what they have left is looked for at the end."""
+        """The last of the bench: a few jobs at once; what they have left is looked for at the end."""
         wanted = [(group, language) for group in groups for language in languages]
         todo = [(found, language) for group, language in wanted
                 if (found := [attack for attack in group if language in attack.languages])]  # fmt: skip
@@ -139,7 +138,7 @@ class Trial:
         self.canary_reads += sum(canary.shown_in(log) for canary in self.canaries)
         self.canary_writes = sum(canary.written() for canary in self.canaries)
         self.crashes += [line for line in heard.lines if line.startswith(("ERROR", "CRITICAL"))]
-        wait_until(lambda: self._bench.runner.pool_count().leaving == 0, timeout_s=60, what="the last clean-up")
+        self._bench.runner.close()
         self.residue = self._leftovers()
         return [verdict for job, (group, language) in zip(jobs, todo, strict=True)
                 for verdict in self._judge(job, group, language)]  # fmt: skip
