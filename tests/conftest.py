@@ -19,7 +19,7 @@ def pytest_configure() -> None:
     """Not at the import: benchmarks import from here as well, and measure with the defaults."""
     # The key of jobs' secrets, also for this process's own settings, which are read once.
     os.environ.setdefault("CRONIUM_SECRET_KEYS", Fernet.generate_key().decode())
-    # Sandboxes in advance are the pool's own tests' matter; `CRONIUM_POOL__SIZE=8 pytest` has them in all others, too.
+    # Sandboxes wait where a test asks for them; with `CRONIUM_POOL__SIZE=8 pytest` all other workers have some, too.
     os.environ.setdefault("CRONIUM_POOL__SIZE", "0")
 
 
