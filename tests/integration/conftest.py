@@ -81,13 +81,17 @@ class Bench:
         return thread
 
     def settle(self) -> None:
-        """Wait until all jobs have ended, and nothing of theirs is left. Those of a test that failed are cancelled."""
-        for job_id in self.runner.active.ids():
-            self.runner.active.cancel(job_id)
+        """Wait until all jobs have ended, and nothing of theirs is left."""
         for thread in self.threads:
             thread.join(timeout=60)
             assert not thread.is_alive()
         self.runner.close()
+
+    def close(self) -> None:
+        """What still runs is of a test that has failed: it is cancelled."""
+        for job_id in self.runner.active.ids():
+            self.runner.active.cancel(job_id)
+        self.settle()
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +123,7 @@ def make_bench(host: Host, store: JobStore, leftovers: Leftovers) -> Iterator[Ca
                 sent[job_id].put(None)
 
             bench = Bench(Runner(replace(on, settings=settings), store, send=send), store, sent)
-            stack.callback(bench.settle)
+            stack.callback(bench.close)
             return bench
 
         yield make

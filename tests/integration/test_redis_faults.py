@@ -52,7 +52,7 @@ def patient_bench(host: Host, store: JobStore, leftovers: Leftovers) -> Iterator
     sent: defaultdict[str, SimpleQueue[None]] = defaultdict(SimpleQueue)
     bench = Bench(Runner(host, store, send=lambda job_id: sent[job_id].put(None)), store, sent)
     yield bench
-    bench.settle()
+    bench.close()
     leftovers.must_be_none()
 
 
