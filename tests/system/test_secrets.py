@@ -243,6 +243,7 @@ def test_a_planted_secret_is_in_no_sink(
     assert tells[0]["id"].encode() in found["Flower tasks"]
     found |= redis_contents(jobs.redis)
     wait_until(lambda: not raw_log.exists(), what="the engine's log is gone")
+    wait_until(lambda: not list(host.base_path.glob("*/sandboxes/*")), what="the jobs' files are gone")
     found["published"] = b"\n".join(listener.heard)
     assert b"celeryev" in found["published"]
     found |= files_below(tmp_path)
