@@ -295,7 +295,7 @@ def sealed_by_hand(job_id: str, token: str, key: str) -> str:
 
 
 def sealed_by_node(job_id: str, token: str, key: str) -> str:
-    command = ["node", "-e", NODE_SEAL, key, job_id]
+    command = ["node", "-e", NODE_SEAL, "--", key, job_id]  # a key may begin with a dash
     return subprocess.run(command, env={**os.environ, "TOKEN": token}, capture_output=True, text=True, timeout=20,
                           check=True).stdout  # fmt: skip
 
