@@ -41,6 +41,7 @@ def probed(bench: Bench, probe: str, request: pytest.FixtureRequest) -> Report:
         bench.store.cancel(neighbour.id)
         bench.runner.active.cancel(neighbour.id)
     assert (ran.result.status, ran.text("stderr")) == ("completed", "")
+    assert bench.runner.pool_count().misses == 0  # with a pool, it had waited
     return Report.read(ran.text("stdout"))
 
 
