@@ -80,6 +80,11 @@ class Bench:
         self.threads.append(thread)
         return thread
 
+    def wait_for_pool(self) -> None:
+        """Until as many sandboxes wait as may."""
+        size = self.runner._host.settings.pool.size
+        wait_until(lambda: self.runner.pool_count().waiting == size, what=f"{size} sandboxes that wait")
+
     def settle(self) -> None:
         """Wait until all jobs have ended, and nothing of theirs is left."""
         for thread in self.threads:

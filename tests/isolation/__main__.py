@@ -29,7 +29,7 @@ from tests.integration.conftest import Bench
 from tests.integration.scripts import LANGUAGES
 from tests.isolation import probes
 from tests.isolation.catalogue import REFUSALS, grouped
-from tests.isolation.trial import Trial, Verdict, peak_bytes, reset_peak
+from tests.isolation.trial import Trial, Verdict, peak_bytes, refuse, reset_peak
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "isolation.json"
 _OUTCOMES = ("refused", "user fault", "contained")
@@ -62,7 +62,7 @@ def _measure(settings: Settings) -> tuple[dict[str, Any], list[Verdict]]:
         trial = Trial(bench, settings.base_path, leftovers)
         reset_peak()
         before = peak_bytes()
-        verdicts = [trial.refuse(case, language) for language in LANGUAGES for case in REFUSALS]
+        verdicts = [refuse(case, language) for language in LANGUAGES for case in REFUSALS]
         probed = _probe(bench, Path(tempfile.mkdtemp(dir=settings.base_path)))
         verdicts += trial.run_all(grouped(), LANGUAGES)
         facts = engine_facts(host.engine)

@@ -273,7 +273,7 @@ def _environments() -> Iterator[Attack]:
 
 
 def _logs() -> Iterator[Attack]:
-    quick = {"resources": {"cpu": 2, "memory": "256m"}, "network": {"mode": "none"}}
+    quick = {"resources": {"cpu": 2, "memory": "256m"}}
     yield Attack(
         id="78a", category="logs", title="100 MB without a line's end", expected="contained", job=quick,
         steps=(Shell("head -c 100000000 /dev/zero | tr '\\0' x"),), log={"bytes": 100_000_000, "truncated": True},

@@ -9,19 +9,20 @@ import pytest
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.models import Job
 from cronium_worker.settings import Pool
-from tests.conftest import Leftovers, wait_until
+from tests.conftest import Leftovers
 from tests.integration.conftest import Bench, host, make_bench, store
+from tests.integration.scripts import LANGUAGES
 from tests.isolation.images import image_for
 
 __all__ = ["host", "make_bench", "store"]
 
 
-@pytest.fixture(params=[0, 6], ids=["pool off", "pool on"])
+@pytest.fixture(params=[0, 5], ids=["pool off", "pool on"])
 def bench(make_bench: Callable[..., Bench], request: pytest.FixtureRequest) -> Bench:
-    """Each job's sandbox is made for it, or two for each type of script wait and are made anew."""
-    bench = make_bench(pool=Pool(size=request.param, minimum=2))
+    """Each job's sandbox is made for it, or so many for each type of script wait, and are made anew."""
+    bench = make_bench(pool=Pool(size=len(LANGUAGES) * request.param, minimum=request.param))
     bench.runner.start()
-    wait_until(lambda: bench.runner.pool_count().waiting == request.param, what="the sandboxes that wait")
+    bench.wait_for_pool()
     return bench
 
 
