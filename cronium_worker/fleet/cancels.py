@@ -28,9 +28,8 @@ class CancelListener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends within LOOK_EVERY_S."""
+        """Nothing is cancelled from now on. The thread, which waits for Redis, ends within LOOK_EVERY_S."""
         self._stopped.set()
-        self._thread.join(LOOK_EVERY_S + 1)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -42,8 +41,10 @@ class CancelListener:
                 self._stopped.wait(LOOK_EVERY_S)
 
     def _listen(self, pubsub: Any) -> None:
-        while not self._stopped.is_set():
+        while True:
             message = pubsub.get_message(timeout=LOOK_EVERY_S)
+            if self._stopped.is_set():
+                return
             if message is not None:
                 self._cancel(message["data"])
                 continue

@@ -626,10 +626,10 @@ def test_the_ear_for_cancels(store: JobStore, job: Job, monkeypatch: pytest.Monk
 
     wait_until(lambda: job.id in cancelled, what="the cancel")
 
-    listener._stopped.set()
-    store.redis.publish(CANCEL_CHANNEL, "other")
     listener.stop()
-    assert not listener._thread.is_alive()
+    store.redis.publish(CANCEL_CHANNEL, "other")
+    wait_until(lambda: not listener._thread.is_alive(), what="its end")
+    assert "other" not in cancelled
 
 
 # ---- following
