@@ -107,6 +107,7 @@ def serve(section: Section, *, report: Callable[[str], Any]) -> None:
     BaseHandler.unauthenticated_api = False
     enable_pretty_logging()
     logging.getLogger("tornado.access").setLevel(logging.ERROR)  # no line for every request
+    logging.getLogger("flower.inspector").setLevel(logging.ERROR)  # nor for every question that no worker answers
 
     asyncio.set_event_loop(asyncio.new_event_loop())
     io_loop = IOLoop.current()

@@ -60,8 +60,8 @@ function card(host, open, reload) {
   );
 }
 
-function poolOf(pool) {
-  return Object.entries(pool).map(([name, value]) => `${name} ${typeof value === "number" ? Math.round(value * 10) / 10 : value}`).join(" · ");
+function poolOf({ waiting, hits, misses }) {
+  return `${waiting}; ${hits} of ${hits + misses} jobs had one`;
 }
 
 function meter(name, value, most, show) {
