@@ -250,7 +250,7 @@ class Log(_Section):
 class Pool(_Section):
     """Sandboxes that wait for jobs on a worker: `size` at most, however many jobs come; `minimum` for each type of
     script whose image is here, whether jobs come or not. `size` 0: each job's own is made when it comes.
-    `interpreters`: Python and Node.js are started in them before there is a job."""
+    `interpreters`: Bash, Python and Node.js are started in them before there is a job."""
 
     size: int = Field(default=32, ge=0, le=256)
     minimum: int = Field(default=1, ge=0, le=256)

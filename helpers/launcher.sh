@@ -5,18 +5,22 @@
 #   gate         FIFO; a line comes when there is a job, the end of the file when the worker is gone
 #   released     there before the gate opens: whoever finds it will start, so the next worker need not guess
 #   start.sh     becomes the script: environment, directory and command line; there before the gate opens
-#   environment  environment and directory for an interpreter that was started in advance; without it, this one is of
-#                no use for the job
+#   environment  environment and directory for an interpreter that was started in advance, for Bash as commands;
+#                without it, this one is of no use for the job
 #   mark         the end of both streams (workspace.staging)
 # $1: the interpreter. It is looked up before anything of the job is read.
 # $2…: the arguments of an interpreter that is started in advance and waits at the gate itself, before it opens the
-# script, if it is the image's way (cronium_gate.py, node/gate.js). Nothing: it is started when the gate is open.
+# script, if it is the image's way (preamble.bash, cronium_gate.py, node/gate.js). Nothing: it is started when the gate is open.
 cronium_told=
 cronium_word=
 unset CRONIUM_GATE # an image may have it
 
 can_wait() { # certainly: whoever does not wait would take the script for its own before the gate is open
     case $1 in
+        bash)
+            export BASH_ENV=/usr/local/lib/cronium/preamble.bash
+            [ "$(CRONIUM_GATE='' "$CRONIUM_INTERPRETER" -c '' 2>&1)" = waits ]
+            ;;
         python3) [ "$(CRONIUM_GATE='' "$CRONIUM_INTERPRETER" -c '' 2>&1)" = waits ] ;;
         node) [ -e /node_modules/cronium/gate.js ] && [ -z "${NODE_OPTIONS-}${NODE_EXTRA_CA_CERTS-}${NODE_DEBUG-}" ] ;;
         *) false ;;

@@ -114,7 +114,7 @@ class Sandbox:
         """Make one that waits for whatever job of its kind comes, with the fleet's default limits. Raises Fault; then
         nothing is left."""
         resources = host.settings.defaults
-        started = host.settings.pool.interpreters and kind.script_type != "bash"
+        started = host.settings.pool.interpreters
         sandbox = cls._make(
             host,
             name=f"cronium.{uuid4().hex}",  # with a dot: no job's

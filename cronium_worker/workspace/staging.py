@@ -40,6 +40,26 @@ _READ_AT_START = (
     *("PYTHON", "__PYVENV", "NODE_", "UV_", "ICU_", "OPENSSL", "SSL_", "SIMDUTF_", "WATCH_", "LC_", "LANG", "TZ"),
     *("LD_", "MALLOC_", "MIMALLOC_", "GLIBC", "MUSL_", "GCONV_PATH", "LOCPATH", "NLSPATH", "HOME"),
 )
+# What Bash sets, clears or checks itself when it starts, or acts on when it is assigned (bash(1), Shell Variables).
+_BASHS_OWN = (
+    *(
+        "CHILD_MAX",
+        "COLUMNS",
+        "COMP",
+        "COPROC",
+        "EMACS",
+        "EXECIGNORE",
+        "FIGNORE",
+        "FUNC",
+        "GLOB",
+        "HIST",
+        "HOST",
+        "IFS",
+    ),
+    *("IGNOREEOF", "INPUTRC", "INSIDE_EMACS", "LINES", "MACHTYPE", "MAIL", "MAPFILE", "OLDPWD", "OPT", "OSTYPE"),
+    *("PIPESTATUS", "PROMPT", "PS", "PWD", "READLINE", "REPLY", "SHELL", "TERM", "TEXTDOMAIN", "TIMEFORMAT", "TMOUT"),
+    *("auto_resume", "histchars"),
+)
 
 
 def stage_launcher(workspace: Workspace) -> None:
@@ -67,9 +87,8 @@ def stage_job(
         _write(workspace.data / name, json_bytes(value), mode=0o644, owner=(uid, gid))
     values = environment(job, attempt=attempt, event=event)
     _write(workspace.control / START_NAME, start_script(job, values).encode(), mode=0o644)
-    if started and not any(_matters_at_start(name) for name in values):
-        content = "\0".join([job.script.working_directory, *(f"{name}={value}" for name, value in values.items())])
-        _write(workspace.control / ENVIRONMENT_NAME, content.encode(), mode=0o644)
+    if started and not any(_matters_at_start(job.script.type, name) for name in values):
+        _write(workspace.control / ENVIRONMENT_NAME, _for_one_that_waits(job, values).encode(), mode=0o644)
 
 
 def end_mark(workspace: Workspace) -> str:
@@ -108,23 +127,37 @@ def start_script(job: Job, values: Mapping[str, str]) -> str:
     directory = shlex.quote(job.script.working_directory)
     lines, special = [f"[ -d {directory} ] || mkdir -p {directory}", f"cd {directory} || exit"], []
     for name, value in values.items():
-        assignment = f"{name}={shlex.quote(value)}"
         if _is_special(name):
-            special.append(assignment)
+            special.append(f"{name}={shlex.quote(value)}")
         else:
-            lines.append(f"export {assignment}")
+            lines.append(_export(name, value))
     prefix = f"/usr/bin/env {' '.join(special)} " if special else ""
     lines.append(f'exec {prefix}"$CRONIUM_INTERPRETER" {shlex.join(command_line(job.script.type))}')
     return "\n".join(lines) + "\n"
+
+
+def _for_one_that_waits(job: Job, values: Mapping[str, str]) -> str:
+    """Directory and environment: for Bash as commands, which fail where a fresh one has something to say."""
+    directory = job.script.working_directory
+    if job.script.type == "bash":
+        quoted = shlex.quote(directory)
+        lines = [f"[[ -d {quoted} ]] || {{ mkdir -p {quoted} && hash -r; }} || return", f"cd {quoted} || return"]
+        return "\n".join([*lines, *(_export(name, value) for name, value in values.items())]) + "\n"
+    return "\0".join([directory, *(f"{name}={value}" for name, value in values.items())])
+
+
+def _export(name: str, value: str) -> str:
+    return f"export {name}={shlex.quote(value)}"
 
 
 def _is_special(name: str) -> bool:
     return name in _SHELL_NAMES or (name.startswith(_SHELL_PREFIXES) and name != _UNSPECIAL)
 
 
-def _matters_at_start(name: str) -> bool:
+def _matters_at_start(script_type: ScriptType, name: str) -> bool:
     """Whether a process that gets this variable later may differ from one that is started with it."""
-    return name.startswith(_READ_AT_START) or _is_special(name)
+    of_bash = script_type == "bash" and name.startswith(_BASHS_OWN)
+    return of_bash or name.startswith(_READ_AT_START) or _is_special(name)
 
 
 def _event_metadata(event: Mapping[str, Any]) -> str:

@@ -2,7 +2,24 @@
 
 # Of an interpreter's own descriptors the kinds alone are told: two numbers below them belong to the gate, and are free
 # when the script begins. Not told: process.moduleLoadList, where modules of the standard streams may stand sooner; and
-# the /dev/null that libuv opens with the first stream, in case it runs out of descriptors.
+# the /dev/null that libuv opens with the first stream, in case it runs out of descriptors; that Bash's SECONDS has been
+# set, which only `declare -p` shows.
+BASH_FINDS = r"""first=$_
+ls -l /proc/$$/fd >/tmp/fds
+jq -n --argjson waited "$(tr '\0' '\n' </proc/$$/environ | grep -c '^CRONIUM_GATE=' || :)" \
+  --arg vars "$(declare -p | grep -vE '^declare -[-airx]+ (BASHPID|PPID|S?RANDOM|EPOCH[A-Z]+|SECONDS|_)\b')" \
+  --arg functions "$(declare -f)" --arg options "$(set -o; shopt)" --arg traps "$(trap -p)" --arg aliases "$(alias)" \
+  --arg hashed "$(hash 2>&1)" --arg jobs "$(jobs)" --arg history "$(history)" --arg completions "$(complete)" \
+  --arg bindings "$(enable -a)" --arg limits "$(ulimit -a)" --arg umask "$(umask)" --arg seconds "$((SECONDS < 3))" \
+  --arg place "$0 $# $* $- $first $LINENO ${BASH_SOURCE[*]} ${BASH_LINENO[*]} ${FUNCNAME[*]-} $BASH_SUBSHELL $SHLVL" \
+  --arg directory "$(pwd; pwd -P; dirs; echo ~ "${OLDPWD-none}")" \
+  --arg said "$(printf '%s|' "${IFS@Q}" "$PS4" "$OPTIND")" \
+  --arg environment "$(env | sort)" --arg group "$(awk '{print $1 == $5, $6, $7}' /proc/$$/stat)" \
+  --arg cmdline "$(tr '\0' ' ' </proc/$$/cmdline)" --arg times "$(times | grep -c 0m0)" \
+  --arg status "$(grep -E '^(Sig[BIC]|Umask|Threads|Cap|NoNew|Seccomp|Groups|Uid|Gid|Cpus_a)' /proc/$$/status)" \
+  --arg fds "$(sed -E 's/.* ([0-9]+ -> [^[]*).*/\1/' /tmp/fds)" \
+  '$ARGS.named | .waited = (.waited == 1)' -c
+"""
 PYTHON_FINDS = """
 import sys
 modules = list(sys.modules)
@@ -64,8 +81,41 @@ const found = {
 };
 console.log(JSON.stringify(found));
 """
-FINDS = {"python": PYTHON_FINDS, "node": NODE_FINDS}
+FINDS = {"bash": BASH_FINDS, "python": PYTHON_FINDS, "node": NODE_FINDS}
 
+BASH_ENDS = {
+    "nothing": "",
+    "a text": "printf 'no end of line'; echo é >&2",
+    "exit 3": "exit 3",
+    "a command that fails": "echo before\nfalse\necho after",
+    "a pipe that fails": "false | true\necho after",
+    "a function that fails": "f() { return 5; }\nf",
+    "a variable that is not there": 'echo "$nowhere"',
+    "no Bash": "echo a\nif ; then",
+    "a command that is not there": "nowhere",
+    "return": "return 3",
+    "its lines": "# one\necho $LINENO $BASH_SOURCE $0\nf() { caller; echo ${BASH_LINENO[*]} ${FUNCNAME[*]}; }\nf",
+    "SIGKILL": "kill -9 $$",
+    "SIGTERM": "kill -15 $$",
+    "SIGINT": "kill -2 $$",
+    "abort": "kill -6 $$",
+    "a handler": "trap 'exit 4' TERM; kill -15 $$; sleep 5",
+    "a group": "kill -15 0",
+    "input": "read -r line || echo no input",
+    "helpers": 'cronium_output "$(cronium_input)"; cronium_setVariable v 2; cronium_setCondition true\n'
+    "echo x >/workspace/output/file; cronium_event_field name",
+    "at exit": "trap 'echo at exit $?' EXIT; trap 'echo failed $LINENO' ERR\nfalse",
+    "tracing": "set -x\necho hi\nf() { echo $1; }; f 1",
+    "options": "set +euo pipefail; false; echo $nowhere; false | true; echo ${PIPESTATUS[*]} $?",
+    "the same interpreter": "bash -c 'echo $0 $-; env | cut -d= -f1 | sort; ls /proc/self/fd; declare -F; exit 6' x y",
+    "exec": "exec bash -c 'env | sort | grep -v ^CRONIUM_JOB_ID'",
+    "a subshell": "(exit 9)",
+    "a process beside": "coproc cat\necho hi >&${COPROC[1]}; read -r -u ${COPROC[0]} line; echo $line\ncat <(echo m)",
+    "what stays": "sleep 0.5 & echo left",
+    "a closed stdout": "exec >&-; echo into the void",
+    "text of its own": "cat <<<$SECONDS; cat $0 | wc -c",
+    "much": "for ((n = 0; n < 20000; n++)); do echo $n; done",
+}
 PYTHON_ENDS = {
     "nothing": "",
     "a text": "import sys; sys.stdout.write('no end of line'); sys.stderr.write('é\\n')",
@@ -147,4 +197,4 @@ NODE_ENDS = {
     "streams": "require('fs').createReadStream(__filename).pipe(require('zlib').createGzip())"
     ".pipe(require('zlib').createGunzip()).pipe(process.stdout)",
 }
-ENDS = {"python": PYTHON_ENDS, "node": NODE_ENDS}
+ENDS = {"bash": BASH_ENDS, "python": PYTHON_ENDS, "node": NODE_ENDS}

@@ -26,13 +26,14 @@ from tests.integration.test_adoption import AT_THE_GATE, MARKED, killed_worker
 from tests.isolation.images import built, image_for
 
 MIB = 1024 * 1024
-STARTED = ("python", "node")
+STARTED = ("bash", "python", "node")
 # Only /proc tells a script that it was started with another environment: by that a case knows.
 HAS_WAITED = {
+    "bash": r"$(grep -zq ^CRONIUM_GATE= /proc/$$/environ && echo true || echo false)",
     "python": "'CRONIUM_GATE=' in open('/proc/self/environ', errors='replace').read()",
     "node": "require('fs').readFileSync('/proc/self/environ', 'latin1').includes('CRONIUM_GATE=')",
 }
-SAYS = {"python": "print({})", "node": "console.log({})"}
+SAYS = {"bash": "echo {}", "python": "print({})", "node": "console.log({})"}
 
 
 def at_the_gate(sandbox: Sandbox) -> int | None:
@@ -183,6 +184,7 @@ def test_a_script_ends_as_in_a_fresh_one(both: Both, language: str) -> None:
 
 
 TOLD = {
+    "bash": "trap 'exit 0' TERM; kill -15 0; sleep 10",
     "python": "import os, signal, sys; signal.signal(15, lambda *_: sys.exit(0)); os.killpg(0, 15); signal.pause()",
     "node": "process.on('SIGTERM', () => process.exit(0)); process.kill(0, 'SIGTERM'); setTimeout(() => {}, 10000)",
 }
@@ -199,6 +201,12 @@ def test_that_it_went_well_is_known_without_the_engine(both: Both, waits: list[s
 
 
 LISTENS = {
+    "bash": """
+trap 'echo bye; exit 3' TERM
+echo on {waited}
+sleep 60 &
+wait
+""",
     "python": """
 import signal, sys, time
 signal.signal(15, lambda *_: (print('bye'), sys.exit(3)))
@@ -240,6 +248,12 @@ HEAP = "require('v8').getHeapStatistics().heap_size_limit"
 @pytest.mark.parametrize(
     ("language", "content", "environment", "said"),
     [
+        ("bash", "$(printf '%(%Z)T' 0)", {"TZ": "Asia/Tokyo"}, "JST"),
+        ("bash", "$(shopt -q nullglob && echo on)", {"BASHOPTS": "nullglob"}, "on"),
+        ("bash", "~", {"HOME": "/workspace"}, "/workspace"),
+        ("bash", "${IFS@Q}", {"IFS": "x"}, r"$' \t\n'"),
+        ("bash", "$(set -x; : 2>&1)", {"PS4": "> "}, None),
+        ("bash", '"${GLOBIGNORE-}"', {"GLOBIGNORE": "*"}, "*"),
         ("python", "hash('a') == 4644230208847339140 or hash('a')", {"PYTHONHASHSEED": "0"}, None),
         ("python", "__import__('sys').flags.optimize", {"PYTHONOPTIMIZE": "2"}, "2"),
         ("python", "'/tmp/x' in __import__('sys').path", {"PYTHONPATH": "/tmp/x"}, "True"),
@@ -306,18 +320,24 @@ def test_by_setting_none_is_started(make_bench: Callable[..., Bench]) -> None:
     for language in STARTED:
         ran = bench.run(script={"type": language, "content": SAYS[language].format(HAS_WAITED[language])})
         assert ran.text("stdout").strip().lower() == "false"
-    assert bench.runner.pool_count().hits == 2
+    assert bench.runner.pool_count().hits == len(STARTED)
 
 
 # ---- images, and interpreters that die
 
 OTHERS = {
     "without the gate": {
+        "bash": "RUN sed -i s/CRONIUM_GATE/CRONIUM_OTHER/ /usr/local/lib/cronium/preamble.bash",
         "python": "RUN rm $(python3 -c 'import site; print(site.getsitepackages()[0])')/0-cronium.pth",
         "node": "RUN rm /node_modules/cronium/gate.js",
     },
-    "with a setting": {"python": "ENV PYTHONVERBOSE=1", "node": "ENV NODE_OPTIONS=--no-warnings"},
+    "with a setting": {
+        "bash": "ENV POSIXLY_CORRECT=1",
+        "python": "ENV PYTHONVERBOSE=1",
+        "node": "ENV NODE_OPTIONS=--no-warnings",
+    },
     "that cannot start so": {
+        "bash": "RUN sed -i 's/printf a/exit 1/' /usr/local/lib/cronium/preamble.bash",
         "python": "ENV PYTHONHOME=/nowhere",
         "node": "RUN echo 'process.exit(1)' > /node_modules/cronium/gate.js",
     },
@@ -398,6 +418,7 @@ def assigned_case(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) ->
 
 
 ONCE = {
+    "bash": "echo once {waited}; printf x >>/workspace/output/runs",
     "python": "print('once', {waited}); open('/workspace/output/runs', 'a').write('x')",
     "node": "console.log('once', {waited}); require('fs').appendFileSync('/workspace/output/runs', 'x')",
 }

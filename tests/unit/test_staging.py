@@ -681,6 +681,29 @@ def test_what_is_read_at_the_start_needs_a_fresh_start(workspace: Workspace, nam
     assert offered(workspace, python_job({} if secret else values, values if secret else {})) is None
 
 
+def bash_job(values: dict[str, str]) -> Job:
+    return Job.model_validate({"script": {"type": "bash", "content": ""}, "environment": values})
+
+
+def test_bash_gets_them_as_commands(workspace: Workspace, tmp_path: Path) -> None:
+    staged = bash_job({"A": "1\n=2 'ü", "PATH": "/x", "BASH_ENV": "/own"}).model_dump(mode="json")
+    staged["script"]["working_directory"] = str(tmp_path / "it's new")
+    [commands] = offered(workspace, Job.model_validate(staged)) or []
+    shown = 'printf "%s|" "$PWD" "$A" "$PATH" "$BASH_ENV" "$CRONIUM_USER_BASH_ENV" "$OLDPWD"; hash'
+    done = subprocess.run(["bash", "-c", f"{commands}{shown}"], cwd="/", capture_output=True, text=True, check=True)
+
+    *values, hashed = done.stdout.split("|")
+    assert values == [f"{tmp_path}/it's new", "1\n=2 'ü", "/x", "/usr/local/lib/cronium/preamble.bash", "/own", "/"]
+    assert hashed == "hash: hash table empty\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["IFS", "PS4", "GLOBIGNORE", "BASHOPTS", "SECONDS", "TMOUT", "HISTFILE", "LC_ALL", "TZ"]
+)
+def test_what_is_bashs_own_needs_a_fresh_start_of_bash(workspace: Workspace, name: str) -> None:
+    assert offered(workspace, bash_job({name: "1"})) is None
+
+
 def test_without_an_interpreter_that_waits_nothing_is_written_for_it(workspace: Workspace) -> None:
     stage(workspace, python_job({}))
 
