@@ -163,6 +163,14 @@ setTimeout(() => console.log(JSON.stringify({ soon, fired: Date.now() - now })),
     assert warm.result.metrics.cpu_seconds < began
 
 
+def test_bash_counts_its_seconds_from_its_job(both: Both) -> None:
+    sandbox = both.wait_for("bash")
+    wait_until(lambda: age_s(sandbox) > 3, what="a while at the gate")
+    warm, _ = both.run("bash", "echo $SECONDS")
+
+    assert warm.text("stdout") in ("0\n", "1\n")
+
+
 def age_s(sandbox: Sandbox) -> float:
     process = at_the_gate(sandbox)
     started = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]) / 100
