@@ -1,8 +1,8 @@
 """`make bench`: run all benchmarks, print a table, write benchmarks/results/latest.json and docs/performance.png.
 
 `make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py). `make bench ARGS=scale`: what one
-Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="gate logs throughput burst growth"`: only
-those parts of it, printed and not kept.
+Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="latency gate logs throughput burst growth"`:
+only those parts of it, printed and not kept.
 """
 
 import json
@@ -31,21 +31,7 @@ LINES = 500_000
 
 
 def main() -> None:
-    with running_worker(CRONIUM_POOL__SIZE="0") as queue:
-        floor = raw_cycle(ROUNDS)
-        figures = [floor, docker_run(ROUNDS, floor), plain_celery(ROUNDS, floor)]
-        figures += [enqueue_to_result(language, queue, ROUNDS, floor, warm=False) for language in LANGUAGES]
-        figures += logs(LINES, queue)
-    with running_worker(CRONIUM_POOL__SIZE="8") as queue:
-        for network in "isolated", "none":
-            figures += [
-                enqueue_to_result(language, queue, ROUNDS, floor, warm=True, network=network) for language in LANGUAGES
-            ]
-    with running_worker(CRONIUM_POOL__SIZE="8", CRONIUM_POOL__INTERPRETERS="false") as queue:
-        figures += [
-            enqueue_to_result(language, queue, ROUNDS, floor, warm=True, note=", no interpreters")
-            for language in LANGUAGES[1:]
-        ]
+    figures = latency() + _logs()
     figures += gate()
     figures += throughput(80)
     figures += burst(200)
@@ -61,12 +47,32 @@ def main() -> None:
     sys.stdout.write(f"written to {RESULTS}\n")
 
 
+def latency() -> list[Figure]:
+    """Of single jobs, one after the other."""
+    with running_worker(CRONIUM_POOL__SIZE="0") as queue:
+        floor = raw_cycle(ROUNDS)
+        figures = [floor, docker_run(ROUNDS, floor), plain_celery(ROUNDS, floor)]
+        figures += [enqueue_to_result(language, queue, ROUNDS, floor, warm=False) for language in LANGUAGES]
+    with running_worker(CRONIUM_POOL__SIZE="8") as queue:
+        for network in "isolated", "none":
+            figures += [
+                enqueue_to_result(language, queue, ROUNDS, floor, warm=True, network=network) for language in LANGUAGES
+            ]
+    with running_worker(CRONIUM_POOL__SIZE="8", CRONIUM_POOL__INTERPRETERS="false") as queue:
+        figures += [
+            enqueue_to_result(language, queue, ROUNDS, floor, warm=True, note=", no interpreters")
+            for language in LANGUAGES
+        ]
+    return figures
+
+
 def _logs() -> list[Figure]:
     with running_worker(CRONIUM_POOL__SIZE="0") as queue:
         return logs(LINES, queue)
 
 
 PARTS: Mapping[str, Callable[[], list[Figure]]] = {
+    "latency": latency,
     "gate": gate,
     "logs": _logs,
     "throughput": partial(throughput, 80),
