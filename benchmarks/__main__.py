@@ -1,8 +1,8 @@
 """`make bench`: run all benchmarks, print a table, write benchmarks/results/latest.json and docs/performance.png.
 
 `make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py). `make bench ARGS=scale`: what one
-Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="latency gate logs throughput burst growth"`:
-only those parts of it, printed and not kept.
+Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="latency gate logs throughput burst
+growth"`: only those parts of it, printed and not kept.
 """
 
 import json
