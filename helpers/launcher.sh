@@ -10,18 +10,16 @@
 #   mark         the end of both streams (workspace.staging)
 # $1: the interpreter. It is looked up before anything of the job is read.
 # $2…: the arguments of an interpreter that is started in advance and waits at the gate itself, before it opens the
-# script, if it is the image's way (preamble.bash, cronium_gate.py, node/gate.js). Nothing: it is started when the gate is open.
+# script, if it is the image's way (preamble.bash, cronium_gate.py, node/gate.js). Nothing: it is started when the gate
+# is open.
 cronium_told=
 cronium_word=
 unset CRONIUM_GATE # an image may have it
 
 can_wait() { # certainly: whoever does not wait would take the script for its own before the gate is open
+    [ "$1" != bash ] || export BASH_ENV=/usr/local/lib/cronium/preamble.bash
     case $1 in
-        bash)
-            export BASH_ENV=/usr/local/lib/cronium/preamble.bash
-            [ "$(CRONIUM_GATE='' "$CRONIUM_INTERPRETER" -c '' 2>&1)" = waits ]
-            ;;
-        python3) [ "$(CRONIUM_GATE='' "$CRONIUM_INTERPRETER" -c '' 2>&1)" = waits ] ;;
+        bash | python3) [ "$(CRONIUM_GATE='' "$CRONIUM_INTERPRETER" -c '' 2>&1)" = waits ] ;;
         node) [ -e /node_modules/cronium/gate.js ] && [ -z "${NODE_OPTIONS-}${NODE_EXTRA_CA_CERTS-}${NODE_DEBUG-}" ] ;;
         *) false ;;
     esac

@@ -42,21 +42,8 @@ _READ_AT_START = (
 )
 # What Bash sets, clears or checks itself when it starts, or acts on when it is assigned (bash(1), Shell Variables).
 _BASHS_OWN = (
-    *(
-        "CHILD_MAX",
-        "COLUMNS",
-        "COMP",
-        "COPROC",
-        "EMACS",
-        "EXECIGNORE",
-        "FIGNORE",
-        "FUNC",
-        "GLOB",
-        "HIST",
-        "HOST",
-        "IFS",
-    ),
-    *("IGNOREEOF", "INPUTRC", "INSIDE_EMACS", "LINES", "MACHTYPE", "MAIL", "MAPFILE", "OLDPWD", "OPT", "OSTYPE"),
+    *("CHILD_MAX", "COLUMNS", "COMP", "COPROC", "EMACS", "EXECIGNORE", "FIGNORE", "FUNC", "GLOB", "HIST", "HOST"),
+    *("IFS", "IGNOREEOF", "INPUTRC", "INSIDE_EMACS", "LINES", "MACHTYPE", "MAIL", "MAPFILE", "OLDPWD", "OPT", "OSTYPE"),
     *("PIPESTATUS", "PROMPT", "PS", "PWD", "READLINE", "REPLY", "SHELL", "TERM", "TEXTDOMAIN", "TIMEFORMAT", "TMOUT"),
     *("auto_resume", "histchars"),
 )
