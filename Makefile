@@ -13,7 +13,7 @@ export ARGS
 CHECKS := check-format check-lint check-types check-layers check-shell check-dockerfiles
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos fuzz up check $(CHECKS) bench images docs lock clean
+.PHONY: help demo test attack chaos fuzz up check $(CHECKS) bench images docs lock clean
 
 help: ## this list
 	@echo 'cronium-worker: scripts as jobs, each alone in a container, on a fleet of Docker hosts'
@@ -27,6 +27,10 @@ demo: ## everything on this machine, three real jobs with live logs and results,
 test: ## the whole test suite on a real Docker Engine and a real Redis; ARGS="-k name" for a part
 	@$(SETUP) venv services tests
 	@$(WITH_SERVICES) sh -c 'cronium images build && exec pytest $$ARGS'
+
+attack: ## what an attacker tries, against the real thing; ARGS=queue for those with that in their name
+	@$(SETUP) venv services tests
+	@$(WITH_SERVICES) sh -c 'cronium images build && exec pytest -m attack $${ARGS:+-k "$$ARGS"}'
 
 chaos: ## faults into a fleet under load: nothing lost, nothing twice; ARGS="--faults 50 --seed 2 --kinds redis", --help
 	@$(SETUP) venv services tests
