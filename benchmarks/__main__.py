@@ -2,7 +2,8 @@
 
 `make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py). `make bench ARGS=scale`: what one
 Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="latency gate logs throughput burst
-growth"`: only those parts of it, printed and not kept.
+growth"`: only those parts of it, printed and not kept. `make bench ARGS="ab BASE=COMMIT"`: this tree beside another
+commit's (ab.py).
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attacks, growth, scale
+from benchmarks import ab, attacks, growth, scale
 from benchmarks.fleet import running_worker
 from benchmarks.gate import gate
 from benchmarks.housekeeping import pull_to_all_hosts, sweep_orphans
@@ -101,6 +102,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["attacks"]:
             attacks.main()
+        case ["ab", *options]:
+            ab.main(options)
         case ["scale"]:
             scale.again_with_own_redis("benchmarks.scale")
         case [*names] if names and set(names) <= set(PARTS):
@@ -108,4 +111,4 @@ if __name__ == "__main__":
         case []:
             main()
         case _:
-            sys.exit(f"attacks, scale, or any of: {' '.join(PARTS)}")
+            sys.exit(f"ab BASE=COMMIT, attacks, scale, or any of: {' '.join(PARTS)}")
