@@ -3,17 +3,20 @@
 What is looked for: the values, their lines, and what `disguises` makes of them. All forms are searched at once
 (Aho and Corasick), so that the work does not grow with their number. A form of more than BLOCK_BYTES is searched in
 blocks of that length: memory and what a stream holds back stay small, and a large part of a secret is hidden, too.
+A block that shorter ones cover is not searched: what is left matches a byte of any text a few times at most, so
+that the work does not grow with secrets in secrets either.
 """
 
 import re
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from ahocorasick_rs import BytesAhoCorasick
 
-from cronium_worker.disguises import ENCODED_MAX_BYTES, encoded, parts, written
+from cronium_worker.disguises import ENCODED_MAX_BYTES, encoded, escaped, hexadecimal, parts, written
 
 MASK = "***"
 CUT = "…"
@@ -21,38 +24,47 @@ BLOCK_BYTES = 32
 
 _MASK = MASK.encode()
 _BREAKS = b"\r\n"
-_BREAK = re.compile(rb"[\r\n]")
+_BETWEEN_DIGITS = b"\r\n :"
+# In no form and in no text: it keeps the strings of a JSON value apart, which are searched at once.
+_APART = b"\xff"
 # A shorter end of a stream that may be the beginning of base64 is given out: nearly every line ends like that.
 _ENCODED_HOLD = 4
 # However many line breaks follow what may be the beginning of base64.
 _ENCODED_HOLD_MAX = 1024
-_SLICE_BYTES = 8 * 1024
+_SLICE_BYTES = 4 * 1024
 
 Span = tuple[int, int]
+# For each search the end of what was given out, as the search sees it.
+Before = tuple[bytes, ...]
 
 
 class _Forms:
     """Byte strings that are searched for at once."""
 
     def __init__(self, forms: Iterable[bytes]) -> None:
-        self._blocks = sorted({block for form in forms for block in _blocks(form)})
-        self._automaton = BytesAhoCorasick(self._blocks) if self._blocks else None
+        blocks = {block for form in forms for block in _blocks(form)}
+        lengths = sorted(set(map(len, blocks)), reverse=True)
+        self._blocks = sorted(block for block in blocks if not _is_covered(block, blocks, lengths))
+        self._automaton = BytesAhoCorasick(self._blocks)
         self._longest = max(map(len, self._blocks), default=0)
         self._beginnings = {block[:length] for block in self._blocks for length in range(1, min(4, len(block)))}
 
+    def __bool__(self) -> bool:
+        return bool(self._blocks)
+
     def spans(self, data: bytes) -> Iterator[Span]:
         """In order, apart from each other."""
-        if self._automaton is None:
-            return iter(())
-        return _joined(chain.from_iterable(self._slices(data, self._automaton)))
+        return _joined(chain.from_iterable(self._slices(data)))
 
-    def _slices(self, data: bytes, automaton: BytesAhoCorasick) -> Iterator[list[Span]]:
-        # No other thread runs meanwhile: a text of nothing but secrets in secrets has 32 matches for each byte.
+    def _slices(self, data: bytes) -> Iterator[Iterable[Span]]:
+        # No other thread runs meanwhile.
         for at in range(0, len(data), _SLICE_BYTES):
             part = data[at : at + _SLICE_BYTES + self._longest - 1]
-            found = automaton.find_matches_as_indexes(part, overlapping=True)
-            if found:
-                yield sorted((at + start, at + end) for _, start, end in found if start < _SLICE_BYTES)
+            if found := self._automaton.find_matches_as_indexes(part, overlapping=True):
+                spans = _united(found, at)
+                while spans and spans[-1][0] >= at + _SLICE_BYTES:  # the next slice has them whole
+                    spans.pop()
+                yield spans
 
     def unfinished(self, data: bytes, *, at_least: int = 1) -> int:
         """Where the first beginning of a form starts that runs into the end of the data, `at_least` so many bytes."""
@@ -76,26 +88,91 @@ def _blocks(form: bytes) -> Iterator[bytes]:
             yield block
 
 
-class _Unbroken:
-    """Data without its line breaks, after some that was before it; and where a place in it is in the data."""
+def _is_covered(block: bytes, blocks: set[bytes], lengths: list[int]) -> bool:
+    """Whether each byte of it is in a shorter block: then whatever has it is hidden without it. `lengths`: those that
+    there are, the longest first."""
+    size, covered = len(block), 0
+    for start in range(size):
+        for length in lengths:
+            end = start + length
+            if end <= covered:
+                break
+            if end <= size and length < size and block[start:end] in blocks:
+                covered = end
+                break
+        if covered == size:
+            return True
+        if covered <= start:
+            return False
+    return False
 
-    def __init__(self, before: bytes, data: bytes) -> None:
-        self.view = before + data.translate(None, _BREAKS)
+
+def _united(found: list[tuple[int, int, int]], at: int) -> list[Span]:
+    """The matches, which come in the order of their ends."""
+    spans = []
+    _, first, last = found[-1]
+    for _, start, end in reversed(found):
+        if end < first:
+            spans.append((at + first, at + last))
+            first, last = start, end
+        elif start < first:
+            first = start
+    spans.append((at + first, at + last))
+    spans.reverse()
+    return spans
+
+
+class _Search:
+    """Forms, and what is nothing to them: the case of letters, and the bytes `between` theirs."""
+
+    def __init__(self, forms: Iterable[bytes], *, any_case: bool = False, between: bytes = b"") -> None:
+        self.forms = _Forms(map(bytes.lower, forms) if any_case else forms)
+        self.between = between
+        self._any_case = any_case
+        self._at = re.compile(b"[%b]" % re.escape(between)) if between else None
+
+    def seen(self, data: bytes) -> bytes:
+        """The data as the forms are written."""
+        data = data.lower() if self._any_case else data
+        return data.translate(None, self.between) if self.between else data
+
+    def places(self, data: bytes) -> "array[int]":
+        """For each byte between, which of what is seen comes after it."""
+        found = self._at.finditer(data) if self._at else ()
+        return array("Q", (match.start() - count for count, match in enumerate(found)))
+
+
+class _View:
+    """What a search sees of data, after some that was before it; and where a place in it is in the data."""
+
+    def __init__(self, search: _Search, before: bytes, data: bytes) -> None:
+        self.view = before + search.seen(data)
+        self._search = search
         self._before = len(before)
         self._data = data
-        self._breaks: list[int] | None = None
+        self._places: array[int] | None = None
 
     def place(self, at: int) -> int:
-        """Of the character `at` in the view: 0 for what was before the data."""
-        if self._breaks is None:
-            found = enumerate(match.start() for match in _BREAK.finditer(self._data))
-            self._breaks = [position - count for count, position in found]
+        """Of the byte `at` in the view: 0 for what was before the data."""
+        if self._places is None:
+            self._places = self._search.places(self._data)
         at -= self._before
-        return at + bisect_right(self._breaks, at) if at >= 0 else 0
+        return at + bisect_right(self._places, at) if at >= 0 else 0
 
-    def spans(self, forms: _Forms) -> list[Span]:
-        found = forms.spans(self.view)
+    def spans(self) -> list[Span]:
+        found = self._search.forms.spans(self.view)
+        if not self._search.between:
+            return list(found)
         return [(self.place(start), self.place(end - 1) + 1) for start, end in found if end > self._before]
+
+    def hold(self) -> int:
+        """Up to where the data can be given out: what follows may be the beginning of a form."""
+        if not self._search.between:
+            return self._search.forms.unfinished(self.view)
+        start = self._search.forms.unfinished(self.view, at_least=_ENCODED_HOLD)
+        if start < len(self.view) and len(self._data) - (place := self.place(start)) <= _ENCODED_HOLD_MAX:
+            return place
+        return len(self._data)
 
 
 class Finder:
@@ -104,36 +181,49 @@ class Finder:
     def __init__(self, secrets: Iterable[str]) -> None:
         found = parts(secrets)
         if sum(len(part.encode()) for part in found) <= ENCODED_MAX_BYTES:
-            text = {form for part in found for form in written(part)}
-            code = {form for part in found for form in encoded(part.encode())}
+            searches = (
+                _Search({form for part in found for form in written(part)}),
+                _Search({form for part in found for form in escaped(part)}, any_case=True),
+                _Search({form for part in found for form in encoded(part.encode())}, between=_BREAKS),
+                _Search(
+                    {form for part in found for form in hexadecimal(part.encode())},
+                    any_case=True,
+                    between=_BETWEEN_DIGITS,
+                ),
+            )
         else:
-            text, code = {part.encode() for part in found}, set()
-        self._text = _Forms(text)
-        self._code = _Forms(code)
-        self.shortest = min(map(len, text | code), default=0)
+            searches = (_Search({part.encode() for part in found}),)
+        self._searches = [search for search in searches if search.forms]
+        self.shortest = min((len(part.encode()) for part in found), default=0)
+        self.nothing_before: Before = (b"",) * len(self._searches)
 
     def __bool__(self) -> bool:
-        return self.shortest > 0
+        return bool(self._searches)
 
     def spans(self, data: bytes) -> list[Span]:
         """In order, apart from each other."""
-        return self._spans(data, _Unbroken(b"", data))
+        return _merged([_View(search, b"", data).spans() for search in self._searches])
 
-    def look(self, data: bytes, before: bytes) -> tuple[list[Span], int]:
-        """The spans, and up to where the data can be given out: what follows may be the beginning of a secret.
-        `before`: of the data before it, without line breaks."""
-        unbroken = _Unbroken(before, data)
-        hold = self._text.unfinished(data)
-        start = self._code.unfinished(unbroken.view, at_least=_ENCODED_HOLD)
-        if start < len(unbroken.view):
-            place = unbroken.place(start)
-            if len(data) - place <= _ENCODED_HOLD_MAX:
-                hold = min(hold, place)
-        return self._spans(data, unbroken), hold
+    def is_in(self, data: bytes) -> bool:
+        return any(next(search.forms.spans(search.seen(data)), None) for search in self._searches)
 
-    def _spans(self, data: bytes, unbroken: _Unbroken) -> list[Span]:
-        text, code = list(self._text.spans(data)), unbroken.spans(self._code)
-        return list(_joined(sorted(text + code))) if text and code else text or code
+    def look(self, data: bytes, before: Before) -> tuple[list[Span], int]:
+        """The spans, and up to where the data can be given out: what follows may be the beginning of a secret."""
+        views = [_View(search, end, data) for search, end in zip(self._searches, before, strict=True)]
+        return _merged([view.spans() for view in views]), min(view.hold() for view in views)
+
+    def remember(self, before: Before, data: bytes) -> Before:
+        """What is before that which comes after the data."""
+        fresh = data[-_ENCODED_HOLD_MAX:]
+        return tuple(
+            (end + search.seen(fresh))[-BLOCK_BYTES:] if search.between else b""
+            for search, end in zip(self._searches, before, strict=True)
+        )
+
+
+def _merged(found: list[list[Span]]) -> list[Span]:
+    some = [spans for spans in found if spans]
+    return list(_joined(sorted(chain.from_iterable(some)))) if len(some) > 1 else some[0] if some else []
 
 
 def _joined(spans: Iterable[Span]) -> Iterator[Span]:
@@ -154,6 +244,10 @@ class Masker:
     def __init__(self, secrets: Iterable[str]) -> None:
         self._finder = Finder(secrets)
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to hide."""
+        return bool(self._finder)
+
     def text(self, text: str) -> str:
         longest = len(text) if text.isascii() else 4 * len(text)
         if not self._finder or longest < self._finder.shortest:
@@ -169,30 +263,55 @@ class Masker:
 
     def _without_beginning(self, text: str) -> str:
         data = text.encode(errors="replace")
-        _, hold = self._finder.look(data, b"")
+        _, hold = self._finder.look(data, self._finder.nothing_before)
         return text if hold == len(data) else data[:hold].decode(errors="replace") + MASK
 
     def json(self, value: Any) -> Any:
         """A JSON value with the secrets hidden in its strings, keys and numbers."""
         if not self._finder:
             return value
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, int | float):
-            shown = str(value)
-            return value if self.text(shown) == shown else MASK
-        if isinstance(value, list):
-            return [self.json(item) for item in value]
-        if isinstance(value, dict):
-            return {self.text(key): self.json(item) for key, item in value.items()}
-        return value
+        texts: list[str] = []
+        _gather(value, texts)
+        data = _APART.join([text.encode(errors="replace") for text in texts])
+        if not (spans := self._finder.spans(data)):
+            return value
+        return _rebuilt(value, iter(b"".join(_replaced(data, spans)).split(_APART)))
 
     def found_in(self, data: bytes) -> bool:
         """Whether there is a secret in the content of a file."""
-        return bool(self._finder and self._finder.spans(data))
+        return self._finder.is_in(data)
 
-    def stream(self) -> "StreamMasker":
-        return StreamMasker(self._finder)
+    def stream(self, state: "StreamState | None" = None) -> "StreamMasker":
+        """`state`: of one that another has left."""
+        return StreamMasker(self._finder, state or StreamState())
+
+
+def _gather(value: Any, texts: list[str]) -> None:
+    """The strings, keys and numbers of a JSON value."""
+    if isinstance(value, str):
+        texts.append(value)
+    elif isinstance(value, int | float):
+        texts.append(str(value))
+    elif isinstance(value, list):
+        for item in value:
+            _gather(item, texts)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            texts.append(key)
+            _gather(item, texts)
+
+
+def _rebuilt(value: Any, texts: Iterator[bytes]) -> Any:
+    """The value with other strings, keys and numbers."""
+    if isinstance(value, str):
+        return next(texts).decode(errors="replace")
+    if isinstance(value, int | float):
+        return value if next(texts).decode() == str(value) else MASK
+    if isinstance(value, list):
+        return [_rebuilt(item, texts) for item in value]
+    if isinstance(value, dict):
+        return {next(texts).decode(errors="replace"): _rebuilt(item, texts) for item in value.values()}
+    return value
 
 
 def _replaced(data: bytes, spans: Iterable[Span]) -> Iterator[bytes]:
@@ -204,17 +323,28 @@ def _replaced(data: bytes, spans: Iterable[Span]) -> Iterator[bytes]:
     yield data[position:]
 
 
+class StreamState(NamedTuple):
+    """Between two chunks of a stream: all that another masker of the same secrets must know to go on."""
+
+    held: bytes = b""
+    covered: int = 0  # so much of what is held belongs to a secret for which the mask was given out
+    begun: int = 0  # so much of that secret stands before what is held
+    masked: bool = False  # whether the last thing given out was a mask
+    before: Before | None = None  # of what was given out
+
+
 class StreamMasker:
     """The same for a stream of bytes in chunks. Holds back only what may be the beginning of a secret: at most a block
     of it, and line breaks."""
 
-    def __init__(self, finder: Finder) -> None:
+    def __init__(self, finder: Finder, state: StreamState) -> None:
         self._finder = finder
-        self._held = b""
-        self._covered = 0  # so much of what is held belongs to a secret for which the mask was given out
-        self._begun = 0  # so much of that secret stands before what is held
-        self._masked = False  # whether the last thing given out was a mask
-        self._before = b""  # the end of what was given out, without line breaks
+        self._held, self._covered, self._begun, self._masked, before = state
+        self._before = finder.nothing_before if before is None else before
+
+    @property
+    def state(self) -> StreamState:
+        return StreamState(self._held, self._covered, self._begun, self._masked, self._before)
 
     @property
     def held_bytes(self) -> int:
@@ -233,6 +363,8 @@ class StreamMasker:
 
     def finish(self) -> bytes:
         """What is still held back. It may hold a whole secret that could have become a longer one."""
+        if not self._finder:
+            return b""
         spans, _ = self._finder.look(self._held, self._before)
         return self._give(self._held, spans, len(self._held))
 
@@ -262,9 +394,5 @@ class StreamMasker:
         if position < hold:
             out.append(data[position:hold])
             self._masked = False
-        self._remember(data, hold)
+        self._before = self._finder.remember(self._before, data[:hold])
         return b"".join(out)
-
-    def _remember(self, data: bytes, hold: int) -> None:
-        fresh = data[max(0, hold - _ENCODED_HOLD_MAX) : hold].translate(None, _BREAKS)
-        self._before = (self._before + fresh)[-BLOCK_BYTES:]

@@ -1,13 +1,16 @@
 """Secrets as other programs write them: quoted, escaped, encoded, cut into lines."""
 
 import base64
+import html
 import json
+import quopri
 import re
 import shlex
 import subprocess
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -24,8 +27,8 @@ SECRETS = [PLAIN, ODD, LINES, LONG]
 _quick = settings(deadline=None, database=None, max_examples=100)
 
 
-def shell(script: str, secret: str) -> str:
-    environment = {"S": secret, "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
+def shell(script: str, secret: str, locale: str = "C.UTF-8") -> str:
+    environment = {"S": secret, "LC_ALL": locale, "PATH": "/usr/bin:/bin"}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, check=True, timeout=20)
     return (done.stdout + done.stderr).decode()
 
@@ -33,6 +36,14 @@ def shell(script: str, secret: str) -> str:
 def node(script: str, secret: str) -> str:
     return subprocess.run(["node", "-e", script], env={"S": secret, "PATH": "/usr/bin:/bin"}, capture_output=True,
                           check=True, text=True, timeout=20).stdout  # fmt: skip
+
+
+def upper(text: str) -> str:
+    return re.sub(r"\\\\|\\[ux][0-9a-f]+", lambda match: match[0][:2] + match[0][2:].upper(), text)
+
+
+def mixed(match: re.Match[str]) -> str:
+    return "".join(c.upper() if at % 2 else c.lower() for at, c in enumerate(match[0]))
 
 
 def core(secret: str) -> str:
@@ -53,6 +64,21 @@ WRITERS: dict[str, Callable[[str], str]] = {
     "URL path": quote,
     "URL query": quote_plus,
     "URL in lower case": lambda s: re.sub("%..", lambda match: match[0].lower(), quote(s, safe="")),
+    "URL in both cases": lambda s: re.sub("%..", mixed, quote(s, safe="")),
+    "JSON in upper case": lambda s: upper(json.dumps(s)),
+    "JSON in both cases": lambda s: re.sub(r"\\u....", mixed, json.dumps(s)),
+    "ASCII in upper case": lambda s: upper(ascii(s)),
+    "bytes in upper case": lambda s: upper(repr(s.encode())),
+    "code points": lambda s: re.sub(
+        "[^\0-\x7f]", lambda match: f"\\u{{{ord(match[0]):X}}}", json.dumps(s, ensure_ascii=False)
+    ),
+    "decimal entities": lambda s: html.escape(s).encode("ascii", "xmlcharrefreplace").decode(),
+    "hexadecimal entities": lambda s: re.sub("[^\0-\x7f]", lambda match: f"&#x{ord(match[0]):X};", html.escape(s)),
+    "numbered quotes": lambda s: html.escape(s).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+    "octal": lambda s: shell('printf %q "$S"', s, "C"),
+    "mail": lambda s: quopri.encodestring(s.encode()).decode() if len(s) < 70 else s,
+    "CSV": lambda s: s.replace('"', '""'),
+    "SQL": lambda s: s.replace("'", "''"),
     "URL with little encoded": lambda s: quote(s, safe="!'()*;,/?:@&=+$#"),
     "shlex": shlex.quote,
     "shell %q": lambda s: shell('printf %q "$S"', s),
@@ -78,6 +104,26 @@ def test_written_by_programs(writer: str, secret: str) -> None:
     assert [line for line in secret.splitlines() if core(line) in masked and secret != LONG] == []
     assert masked.startswith("a ")
     assert masked.endswith(" b")
+
+
+@pytest.mark.parametrize("option", ["-b", "-Q"])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_names_as_ls_writes_them(tmp_path: Path, option: str, locale: str) -> None:
+    secret = ODD.replace("/", "")
+    (tmp_path / secret).touch()
+
+    masked = Masker([secret]).text(shell(f"ls {option} {tmp_path}", secret, locale))
+
+    assert masked.strip('"\n') == MASK
+
+
+@pytest.mark.parametrize(
+    "command", ["od -An -v -tx1", "od -An -v -tx1 -w8", "od -An -v -tx1 | tr ' ' :", "od -An -v -tx1 | tr a-f A-F"]
+)
+def test_digits_as_od_and_openssl_write_them(command: str) -> None:
+    masked = Masker([PLAIN]).text(shell(f'printf "<%s>" "$S" | {command}', PLAIN))
+
+    assert masked.upper().replace(":", " ").split() == ["3C", MASK, "3E"]
 
 
 NODE = [

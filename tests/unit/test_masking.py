@@ -1,19 +1,22 @@
 """Secrets in text, in JSON values and in streams of bytes, however they are cut."""
 
+import base64
+import json
 import time
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cronium_worker.masking import MASK, Masker, StreamMasker
+from cronium_worker.masking import MASK, Masker, StreamMasker, StreamState, _blocks, _Forms, _replaced
 
 # Few letters, so that secrets overlap, contain and repeat each other.
 _words = st.text("ab", min_size=1, max_size=6)
 _secrets = st.lists(_words, min_size=1, max_size=4)
 _long = st.text("abc", max_size=40)
+_nested = st.lists(st.text("ab", min_size=1, max_size=40), min_size=1, max_size=12)
 _quick = settings(deadline=None, database=None, max_examples=150)
 
 
@@ -29,6 +32,60 @@ def test_no_secret_is_left_in_a_text(secrets: list[str], text: str) -> None:
     masked = Masker(secrets).text(text)
 
     assert not any(secret in piece for piece in masked.split(MASK) for secret in secrets)
+
+
+def hidden_one_by_one(blocks: set[bytes], data: bytes) -> bytes:
+    """Each occurrence of each of them, the naive way; a run of what is hidden is one mask."""
+    hidden = bytearray(len(data))
+    for block in blocks:
+        at = data.find(block)
+        while at >= 0:
+            hidden[at : at + len(block)] = b"\1" * len(block)
+            at = data.find(block, at + 1)
+    out, masked = bytearray(), False
+    for byte, is_hidden in zip(data, hidden, strict=True):
+        if not is_hidden:
+            out.append(byte)
+        elif not masked:
+            out += MASK.encode()
+        masked = bool(is_hidden)
+    return bytes(out)
+
+
+@settings(deadline=None, database=None, max_examples=150)
+@given(_nested, st.text("abc", max_size=120), st.integers(0, 3))
+def test_what_is_hidden_is_every_occurrence_of_every_block(secrets: list[str], text: str, repeat: int) -> None:
+    # Of a slice's length and more, so that occurrences lie on its edges too.
+    data = (text + "ab" * (2040 * (repeat == 3)) + text).encode()
+    blocks = {block for secret in secrets for block in _blocks(secret.encode())}
+
+    masked = b"".join(_replaced(data, _Forms(secret.encode() for secret in secrets).spans(data)))
+
+    assert masked == hidden_one_by_one(blocks, data)
+
+
+@pytest.mark.parametrize("before", range(4070, 4100))
+def test_secrets_on_the_edge_of_a_slice_are_hidden_whole(before: int) -> None:
+    data = b"." * before + b"abcdefghijkl" + b"." * 5000
+
+    masked = b"".join(_replaced(data, _Forms([b"abcdefghij", b"cd", b"ijkl"]).spans(data)))
+
+    assert masked == b"." * before + MASK.encode() + b"." * 5000
+
+
+@_quick
+@given(_secrets, _long, st.lists(st.integers(0, 100), max_size=6))
+def test_another_goes_on_with_a_stream(secrets: list[str], text: str, cuts: list[int]) -> None:
+    data, masker = f"{text}|".encode(), Masker(secrets)
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    state, out = StreamState(), b""
+
+    for start, end in pairwise(edges):
+        stream = masker.stream(state)
+        out += stream.feed(data[start:end])
+        state = stream.state
+
+    assert (out + masker.stream(state).finish()).decode() == masker.text(f"{text}|")
 
 
 @_quick
@@ -169,3 +226,104 @@ def test_a_long_secret_does_not_make_masking_slow() -> None:
     started = time.process_time()
     masker.feed(b"px" * 2048)
     assert time.process_time() - started < 0.5
+
+
+def fibonacci(size: int) -> str:
+    shorter, longer = "a", "ab"
+    while len(longer) < size:
+        shorter, longer = longer, longer + shorter
+    return longer[:size]
+
+
+_PERIODIC = "abcdefghijklmnopqrstuvw" * 4
+_B64 = base64.b64encode(b"hunter2-Tr0ub4dor")
+# Of secrets that are accepted, and what is printed to make their search slow.
+_SLOW: dict[str, tuple[list[str], bytes]] = {
+    "nested lines": (["\n".join("a" * length for length in range(1, 290))], b"a" * 65536),
+    "nested secrets": (["a" * length for length in range(1, 33)], b"a" * 65536),
+    "prefixes": (["\n".join(fibonacci(400)[:length] for length in range(4, 300))], fibonacci(65536).encode()),
+    "factors": (
+        ["\n".join({fibonacci(300)[at : at + length] for length in range(4, 33) for at in range(200)})],
+        fibonacci(65536).encode(),
+    ),
+    "periodic": (
+        ["\n".join(_PERIODIC[at : at + length] for at in range(23) for length in range(4, 33))],
+        _PERIODIC.encode() * 700,
+    ),
+    "every word": (
+        ["\n".join("".join(word) for length in range(4, 11) for word in product("ab", repeat=length))],
+        fibonacci(65536).encode(),
+    ),
+    "many secrets": ([f"{number:04d}" for number in range(3000)], b"0123456789" * 6000),
+    "many bytes": ([fibonacci(65536)[at:] for at in range(8)], fibonacci(65536).encode()),
+    "odd characters": (["'\"<>&\\$`ä" * length for length in range(1, 100)], "'\"<>&\\$`ä".encode() * 6000),
+    "base64, a character a line": (["hunter2-Tr0ub4dor"], b"\n".join(_B64[at : at + 1] for at in range(24)) * 1400),
+    "nothing but line breaks": (["hunter2-Tr0ub4dor"], b"\n" * 65536),
+}
+
+
+def rate(secrets: list[str], data: bytes, *, chunk: int = 65536) -> float:
+    """Bytes in a second of this process."""
+    masker = Masker(secrets)
+    best = 0.0
+    for _ in range(3):
+        stream, started = masker.stream(), time.process_time()
+        for at in range(0, len(data), chunk):
+            stream.feed(data[at : at + chunk])
+        best = max(best, len(data) / (time.process_time() - started))
+    return best
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("attack", _SLOW)
+def test_no_secrets_make_masking_slow(attack: str) -> None:
+    secrets, data = _SLOW[attack]
+
+    # Of what is nothing but the plainest secret.
+    assert rate(secrets, data) > rate(["a"], b"a" * 65536) / 8
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("secrets", "data"),
+    [
+        (["\n".join("a" * length for length in range(1, 290))], b"a" * 1000),
+        (["hunter2-Tr0ub4dor"], (_B64[:12] + b"\n" * 488) * 2),
+    ],
+)
+def test_no_secrets_make_single_bytes_slow(secrets: list[str], data: bytes) -> None:
+    assert rate(secrets, data, chunk=1) > rate(["hunter2-Tr0ub4dor"], b"INFO request handled\n" * 50, chunk=1) / 8
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "value",
+    [["a", "b"] * 50_000, [{"k": 1}] * 50_000, ["pw"] * 100_000, {str(number): [] for number in range(50_000)}],
+    ids=["strings", "objects", "secrets", "keys"],
+)
+def test_many_small_values_are_not_slow(value: Any) -> None:
+    masker, size = Masker(["pw", "q"]), len(json.dumps(value))
+    started = time.process_time()
+
+    masker.json(value)
+
+    assert size / (time.process_time() - started) > rate(["a"], b"a" * 65536) / 8
+
+
+@pytest.mark.parametrize(
+    "value", [["a\xffb", {"\xff": "pw", "x": ["\xff", 1.5, None, True]}, "\n", ""], ["\n", "pw\n", ""]]
+)
+def test_json_values_keep_their_shape(value: Any) -> None:
+    masked = Masker(["pw"]).json(value)
+
+    assert masked == json.loads(json.dumps(value).replace("pw", MASK))
+
+
+@pytest.mark.attack
+def test_preparing_the_largest_secrets_takes_no_longer_than_a_second_or_two() -> None:
+    started = time.process_time()
+
+    Masker(["'\"<>&\\$`ä" * 7 + f"{number:04d}" for number in range(750)])
+    Masker([f"variable {number:050d}" for number in range(8000)])
+
+    assert time.process_time() - started < 6
