@@ -3,6 +3,10 @@
 The measurements are in docs/architecture.md ("Celery's part").
 """
 
+from kombu.serialization import register as _register
+from kombu.utils.json import dumps as _dumps
+from kombu.utils.json import loads as _loads
+
 from cronium_worker.beat_schedule import beat_schedule as _beat_schedule
 from cronium_worker.broker import HIGHEST_PRIORITY as _HIGHEST_PRIORITY
 from cronium_worker.broker import broker_url as _broker_url
@@ -10,7 +14,13 @@ from cronium_worker.broker import is_amqp as _is_amqp
 from cronium_worker.broker import result_backend as _result_backend
 from cronium_worker.broker import transport_options as _transport_options
 from cronium_worker.models.job import DEFAULT_QUEUE
+from cronium_worker.models.result import with_ready_outputs as _with_ready_outputs
 from cronium_worker.settings import get_settings
+
+
+def _result_json(value: object) -> bytes:
+    return _with_ready_outputs(_dumps(value).encode())  # type: ignore[no-untyped-call]
+
 
 _settings = get_settings()
 _redis_url = _settings.redis_url.get_secret_value()
@@ -27,7 +37,9 @@ result_backend_thread_safe = True
 accept_content = ["json"]
 task_serializer = "json"
 result_accept_content = ["json"]
-result_serializer = "json"
+# JSON, but an output that is JSON already is not read and written again for it.
+_register("cronium-json", _result_json, _loads, "application/json", "utf-8")  # type: ignore[no-untyped-call]
+result_serializer = "cronium-json"
 event_serializer = "json"
 timezone = "UTC"
 

@@ -94,6 +94,7 @@ class JobFailed(CroniumError):
     def __init__(self, result: JobResult | Mapping[str, Any]) -> None:
         data = result.model_dump(mode="json") if isinstance(result, JobResult) else dict(result)
         super().__init__(data)
+        self._given = result  # as long as this lives, so does an output that is ready
 
     @property
     def result(self) -> JobResult:

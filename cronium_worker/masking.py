@@ -11,6 +11,7 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -181,7 +182,7 @@ class Finder:
     def __init__(self, secrets: Iterable[str]) -> None:
         found = parts(secrets)
         if sum(len(part.encode()) for part in found) <= ENCODED_MAX_BYTES:
-            searches = (
+            searches: tuple[_Search, ...] = (
                 _Search({form for part in found for form in written(part)}),
                 _Search({form for part in found for form in escaped(part)}, any_case=True),
                 _Search({form for part in found for form in encoded(part.encode())}, between=_BREAKS),
@@ -204,8 +205,11 @@ class Finder:
         """In order, apart from each other."""
         return _merged([_View(search, b"", data).spans() for search in self._searches])
 
-    def is_in(self, data: bytes) -> bool:
-        return any(next(search.forms.spans(search.seen(data)), None) for search in self._searches)
+    def is_in(self, data: bytes, before: Before) -> tuple[bool, Before]:
+        """Whether there is a secret; and what is before that which comes after the data."""
+        views = [end + search.seen(data) for search, end in zip(self._searches, before, strict=True)]
+        found = any(next(search.forms.spans(view), None) for search, view in zip(self._searches, views, strict=True))
+        return found, tuple(view[-BLOCK_BYTES:] for view in views)
 
     def look(self, data: bytes, before: Before) -> tuple[list[Span], int]:
         """The spans, and up to where the data can be given out: what follows may be the beginning of a secret."""
@@ -242,48 +246,47 @@ class Masker:
     """Replaces every occurrence of the secrets' values in any of their forms; empty values hide nothing."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._finder = Finder(secrets)
+        self._secrets = tuple(secrets)
 
-    def __bool__(self) -> bool:
-        """Whether there is anything to hide."""
-        return bool(self._finder)
+    @cached_property
+    def finder(self) -> Finder:
+        return Finder(self._secrets)
 
     def text(self, text: str) -> str:
         longest = len(text) if text.isascii() else 4 * len(text)
-        if not self._finder or longest < self._finder.shortest:
+        if not self.finder or longest < self.finder.shortest:
             return text
         data = text.encode(errors="replace")
-        spans = self._finder.spans(data)
+        spans = self.finder.spans(data)
         return b"".join(_replaced(data, spans)).decode(errors="replace") if spans else text
 
     def message(self, text: str) -> str:
         """A message of the worker's own, in which names of a job's may be cut short, and end with "…"."""
         *cut, rest = self.text(text).split(CUT)
-        return CUT.join([*map(self._without_beginning, cut), rest]) if self._finder else text
+        return CUT.join([*map(self._without_beginning, cut), rest]) if self.finder else text
 
     def _without_beginning(self, text: str) -> str:
         data = text.encode(errors="replace")
-        _, hold = self._finder.look(data, self._finder.nothing_before)
+        _, hold = self.finder.look(data, self.finder.nothing_before)
         return text if hold == len(data) else data[:hold].decode(errors="replace") + MASK
 
     def json(self, value: Any) -> Any:
         """A JSON value with the secrets hidden in its strings, keys and numbers."""
-        if not self._finder:
+        if not self.finder:
             return value
         texts: list[str] = []
         _gather(value, texts)
         data = _APART.join([text.encode(errors="replace") for text in texts])
-        if not (spans := self._finder.spans(data)):
+        if not (spans := self.finder.spans(data)):
             return value
         return _rebuilt(value, iter(b"".join(_replaced(data, spans)).split(_APART)))
 
-    def found_in(self, data: bytes) -> bool:
-        """Whether there is a secret in the content of a file."""
-        return self._finder.is_in(data)
+    def scanner(self) -> "Scanner":
+        return Scanner(self.finder)
 
     def stream(self, state: "StreamState | None" = None) -> "StreamMasker":
         """`state`: of one that another has left."""
-        return StreamMasker(self._finder, state or StreamState())
+        return StreamMasker(self, state or StreamState())
 
 
 def _gather(value: Any, texts: list[str]) -> None:
@@ -323,6 +326,19 @@ def _replaced(data: bytes, spans: Iterable[Span]) -> Iterator[bytes]:
     yield data[position:]
 
 
+class Scanner:
+    """Whether there is a secret in bytes that come in chunks."""
+
+    def __init__(self, finder: Finder) -> None:
+        self._finder = finder
+        self._before = finder.nothing_before
+        self.found = False
+
+    def feed(self, data: bytes) -> None:
+        if not self.found:
+            self.found, self._before = self._finder.is_in(data, self._before)
+
+
 class StreamState(NamedTuple):
     """Between two chunks of a stream: all that another masker of the same secrets must know to go on."""
 
@@ -337,14 +353,17 @@ class StreamMasker:
     """The same for a stream of bytes in chunks. Holds back only what may be the beginning of a secret: at most a block
     of it, and line breaks."""
 
-    def __init__(self, finder: Finder, state: StreamState) -> None:
-        self._finder = finder
-        self._held, self._covered, self._begun, self._masked, before = state
-        self._before = finder.nothing_before if before is None else before
+    def __init__(self, masker: Masker, state: StreamState) -> None:
+        self._masker = masker
+        self.state = state
 
     @property
     def state(self) -> StreamState:
         return StreamState(self._held, self._covered, self._begun, self._masked, self._before)
+
+    @state.setter
+    def state(self, state: StreamState) -> None:
+        self._held, self._covered, self._begun, self._masked, self._before = state
 
     @property
     def held_bytes(self) -> int:
@@ -356,16 +375,18 @@ class StreamMasker:
         return len(self._held) + self._begun
 
     def feed(self, data: bytes) -> bytes:
-        if not self._finder:
+        finder = self._masker.finder
+        if not finder:
             return data
         data = self._held + data
-        return self._give(data, *self._finder.look(data, self._before))
+        return self._give(data, *finder.look(data, self._before or finder.nothing_before))
 
     def finish(self) -> bytes:
         """What is still held back. It may hold a whole secret that could have become a longer one."""
-        if not self._finder:
+        finder = self._masker.finder
+        if not finder:
             return b""
-        spans, _ = self._finder.look(self._held, self._before)
+        spans, _ = finder.look(self._held, self._before or finder.nothing_before)
         return self._give(self._held, spans, len(self._held))
 
     def drop(self) -> None:
@@ -394,5 +415,6 @@ class StreamMasker:
         if position < hold:
             out.append(data[position:hold])
             self._masked = False
-        self._before = self._finder.remember(self._before, data[:hold])
+        finder = self._masker.finder
+        self._before = finder.remember(self._before or finder.nothing_before, data[:hold])
         return b"".join(out)

@@ -101,7 +101,7 @@ def _previous(given: Any) -> JobResult | list[JobResult]:
         given = JobResult.model_validate(given)
     if not isinstance(given, JobResult):
         raise TypeError(_ONE_ARGUMENT)
-    return given
+    return (given.is_ready and store().result(given.job_id)) or given
 
 
 def _leave_out(job: Job, why: str) -> JobResult:

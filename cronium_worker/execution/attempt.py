@@ -25,17 +25,16 @@ from cronium_worker.errors import (
     validation_message,
 )
 from cronium_worker.execution.admission import Share, Ticket
-from cronium_worker.execution.discretion import without_secrets
 from cronium_worker.execution.diskuse import DiskLimits, DiskUse, Excess, left_by
 from cronium_worker.execution.follow import Follower, Watch
 from cronium_worker.execution.joblog import JobLog
 from cronium_worker.execution.pool import Pool
 from cronium_worker.execution.sandbox import Host, Sandbox
+from cronium_worker.execution.secrecy import JobMasker
 from cronium_worker.execution.signals import CancelToken, Wake
 from cronium_worker.fleet.events import now_iso, progress_body, status_body
 from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.fleet.writer import LogWriter
-from cronium_worker.masking import Masker
 from cronium_worker.models import (
     ErrorInfo,
     FinalStatus,
@@ -49,7 +48,6 @@ from cronium_worker.models import (
     Timings,
 )
 from cronium_worker.policy import admit, image_candidates, pull_policy, with_defaults
-from cronium_worker.workspace.collection import Limits, collect
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +70,7 @@ class Attempt:
         self._images = images
         self._claim = claim
         self._token = token
-        self._masker = Masker(claim.job.secrets.values())
+        self._masker = JobMasker(tuple(claim.job.secrets.values()))
         self._image: str | None = None
         self._started_at: str | None = None
         self._metrics = Metrics()
@@ -81,6 +79,7 @@ class Attempt:
         self._error: ErrorInfo | None = None
         self._output = Output()
         self._cleanup = ExitStack()
+        self._cleanup.callback(self._masker.close)
         started_at = None
         if claim.progress is not None:
             self._image, self._started_at = claim.progress.image, claim.progress.started_at
@@ -161,6 +160,7 @@ class Attempt:
                 watch = self._follow(sandbox, job)
             except Detached:
                 self._cleanup.pop_all()
+                self._masker.close()
                 sandbox.leave()
                 raise
             self._metrics = watch.metrics
@@ -307,11 +307,10 @@ class Attempt:
 
     def _collect(self, sandbox: Sandbox) -> ErrorInfo | None:
         uid, _ = sandbox.workspace.owner()
-        collected = collect(sandbox.workspace, Limits(), owner_uid=uid)
-        self._output = without_secrets(collected, self._masker)
-        if not collected.errors:
+        self._output, errors = self._masker.collect(sandbox.workspace, owner_uid=uid)
+        if not errors:
             return None
-        first, *others = (error.info() for error in collected.errors)
+        first, *others = errors
         also = {"also": [other.message for other in others]} if others else {}
         return first.model_copy(update={"details": {**first.details, **also}})
 

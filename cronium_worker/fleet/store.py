@@ -27,6 +27,7 @@ from cronium_worker.fleet.events import Body, Event, claim_body, now_iso, status
 from cronium_worker.fleet.patience import Patience
 from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Script
 from cronium_worker.models.job import DEFAULT_QUEUE
+from cronium_worker.models.result import with_ready_outputs
 from cronium_worker.sealing import SecretBox
 from cronium_worker.signing import Signer
 
@@ -418,9 +419,9 @@ class JobStore:
             host=claim.host,
             result=result.without_contents(),
         )
+        event = with_ready_outputs(body.json, contents=False)
         finished_at = result.finished_at or now_iso()
-        text = result.model_dump_json()
-        outcome = self._fenced("finish", claim, result.status, text, finished_at, body.json, self.result_ttl_s)
+        outcome = self._fenced("finish", claim, result.status, result.to_json(), finished_at, event, self.result_ttl_s)
         if outcome == "ok":
             self.count_end(result.status, claim.job.script.type, result.error.type if result.error else "")
 

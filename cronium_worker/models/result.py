@@ -1,8 +1,11 @@
 """What a caller gets back: result, error, output, metrics. Frozen, no I/O."""
 
-from typing import Any, Literal
+import re
+from typing import Any, Literal, Self
+from uuid import uuid4
+from weakref import WeakValueDictionary
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
 
 from cronium_worker.models.fields import JsonObject
 
@@ -59,6 +62,42 @@ class Output(_Frozen):
     condition: bool | None = None
     files: dict[str, OutputFile] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+class ReadyOutput(Output):
+    """An output that another process has written as JSON already, and that is never read here: of a large one that
+    would keep all other threads from running. A mark stands for it in JSON, until `with_ready_outputs`."""
+
+    _json: bytes = PrivateAttr(default=b"")
+    _without_contents: bytes = PrivateAttr(default=b"")
+
+    @classmethod
+    def of(cls, whole: bytes, without_contents: bytes, *, condition: bool | None) -> Self:
+        mark = f"{_MARK}{uuid4().hex}"
+        output = cls(condition=condition, notes=(mark,))
+        output._json, output._without_contents = whole, without_contents
+        _READY[mark] = output
+        return output
+
+
+_MARK = "cronium-ready-output-"
+_READY: WeakValueDictionary[str, ReadyOutput] = WeakValueDictionary()
+_MARKED = re.compile(
+    rb'\{"data": ?null, ?"variables": ?\{\}, ?"condition": ?\w+, ?"files": ?\{\}, ?"notes": ?\["(%b[0-9a-f]{32})"\]\}'
+    % _MARK.encode()
+)
+
+
+def with_ready_outputs(data: bytes, *, contents: bool = True) -> bytes:
+    """JSON with the ready outputs in the places of their marks."""
+
+    def ready(match: re.Match[bytes]) -> bytes:
+        output = _READY.get(match[1].decode())
+        if output is None:
+            return match[0]
+        return output._json if contents else output._without_contents
+
+    return _MARKED.sub(ready, data) if _MARK.encode() in data else data
 
 
 class Metrics(_Frozen):
@@ -119,6 +158,15 @@ class JobResult(_Frozen):
     def __repr__(self) -> str:
         # Short: Celery puts the repr of a task's return value into its log and its events.
         return f"JobResult({self.job_id!r}, {self.status!r})"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a mark stands for its output: who asks for that must read it from the record."""
+        return bool(self.output.notes) and self.output.notes[0] in _READY
+
+    def to_json(self) -> bytes:
+        """As the record has it."""
+        return with_ready_outputs(self.model_dump_json().encode())
 
     def without_contents(self) -> dict[str, Any]:
         """The result as the terminal event carries it: every file without its content."""

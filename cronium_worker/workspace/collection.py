@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import JsonValue
 
 from cronium_worker.errors import OutputError
+from cronium_worker.masking import Masker
 from cronium_worker.models import Output, OutputFile
 from cronium_worker.models.fields import JsonObject, json_bytes
 from cronium_worker.workspace.directories import Workspace, unlock
@@ -71,13 +72,16 @@ class Collected:
     notes: tuple[str, ...] = ()
 
 
-def collect(workspace: Workspace, limits: Limits, *, owner_uid: int) -> Collected:
+def collect(workspace: Workspace, limits: Limits, *, owner_uid: int, masker: Masker | None = None) -> Collected:
     """Read the outputs of a job. Call it only after its container is gone.
 
-    `owner_uid` is the host's uid of the container's user. Bad output never raises: it is in `errors`, and the
-    other parts are collected. Raises OSError for a fault of the host (the workspace is gone, EIO, EMFILE).
+    `owner_uid` is the host's uid of the container's user. `masker`: of the job's secrets; a file that holds one is
+    without content and checksum, whatever its size is. All else is as the job has written it.
+
+    Bad output never raises: it is in `errors`, and the other parts are collected. Raises OSError for a fault of the
+    host (the workspace is gone, EIO, EMFILE).
     """
-    collector = _Collector(limits, owner_uid)
+    collector = _Collector(limits, owner_uid, masker or Masker(()))
     with ExitStack() as stack:
         root = stack.enter_context(closing(open_directory(str(workspace.root))))
         if os.geteuid() != 0:
@@ -98,11 +102,12 @@ def collect(workspace: Workspace, limits: Limits, *, owner_uid: int) -> Collecte
 class _Collector:
     """The errors, notes and remaining budgets of one collection."""
 
-    def __init__(self, limits: Limits, owner_uid: int) -> None:
+    def __init__(self, limits: Limits, owner_uid: int, masker: Masker) -> None:
         self.errors: list[OutputError] = []
         self.notes = Notes()
         self._limits = limits
         self._owner_uid = owner_uid
+        self._masker = masker
         self._inline_bytes = limits.total_inline_bytes
         self._hash_bytes = limits.hash_total_bytes
         self._deadline = time.monotonic() + limits.duration_s
@@ -161,15 +166,25 @@ class _Collector:
         except FileNotFoundError:
             self.notes.add("a file that vanished, not collected", path)
             return None
+        scanner = self._masker.scanner()
         with closing(descriptor):
-            keep_bytes = min(self._limits.file_inline_bytes, self._inline_bytes)
-            content = read_file(descriptor, keep_bytes=keep_bytes, hash_bytes=self._hash_bytes, deadline=self._deadline)
+            content = read_file(
+                descriptor,
+                keep_bytes=min(self._limits.file_inline_bytes, self._inline_bytes),
+                hash_bytes=self._hash_bytes,
+                deadline=self._deadline,
+                see=scanner.feed,
+            )
+        self._hash_bytes -= content.size if content.sha256 else 0
+        if scanner.found and content.sha256:
+            # Of a short secret alone in a file, the checksum tells as much as the content.
+            self.notes.add("holds a secret: without content and checksum", path)
+            return OutputFile(size=content.size, sha256="")
+        self._note(path, content)
         encoded = None
         if content.data is not None:
             self._inline_bytes -= content.size
             encoded = base64.b64encode(content.data).decode()
-        self._note(path, content)
-        self._hash_bytes -= content.size if content.sha256 else 0
         return OutputFile(size=content.size, sha256=content.sha256, content=encoded)
 
     def _note(self, path: bytes, content: Content) -> None:

@@ -13,7 +13,7 @@ import re
 import stat
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,8 +184,11 @@ class Content:
     changed: bool = False
 
 
-def read_file(descriptor: int, *, keep_bytes: int, hash_bytes: int, deadline: float) -> Content:
-    """Read a file once: kept up to `keep_bytes`, hashed up to `hash_bytes` or until `deadline` (monotonic).
+def read_file(
+    descriptor: int, *, keep_bytes: int, hash_bytes: int, deadline: float, see: Callable[[bytes], None] | None = None
+) -> Content:
+    """Read a file once: kept up to `keep_bytes`, hashed up to `hash_bytes` or until `deadline` (monotonic). `see` is
+    given all that is read.
 
     The size that the file claims only serves to leave it alone, never to allocate or to go on.
     """
@@ -198,6 +201,8 @@ def read_file(descriptor: int, *, keep_bytes: int, hash_bytes: int, deadline: fl
         if size > hash_bytes or time.monotonic() > deadline:
             return Content(max(size, claimed), "", None)
         digest.update(chunk)
+        if see is not None:
+            see(chunk)
         if size <= keep_bytes:
             kept += chunk
         else:

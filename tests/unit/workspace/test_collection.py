@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cronium_worker.masking import Masker
 from cronium_worker.models import Output
 from cronium_worker.workspace import Collected, Limits, Workspace, collect, create, walk
 from tests.unit.workspace.trees import chain, descriptors, fill
@@ -537,3 +538,39 @@ def test_limits_are_those_of_the_contract() -> None:
     limits = dataclasses.asdict(Limits())
     assert limits["output_json_bytes"] == limits["file_inline_bytes"] == 8 * mib
     assert (limits["total_inline_bytes"], limits["files"], limits["variables_json_bytes"]) == (32 * mib, 1000, mib)
+
+
+# secrets
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "limits",
+    [{}, {"file_inline_bytes": 3}, {"total_inline_bytes": 3}, {"hash_total_bytes": 3}, {"total_inline_bytes": 0}],
+    ids=["inline", "over the file's limit", "over all files' limit", "not read", "nothing inline"],
+)
+@pytest.mark.parametrize("data", [b"pw42", b"x" * 2**20 + b"cHc0Mg=", b"\n" * 70_000 + b"70\n77 34:32"])
+def test_a_file_with_a_secret_has_no_checksum_whatever_its_size(
+    workspace: Workspace, limits: dict[str, int], data: bytes
+) -> None:
+    (workspace.output / "told").write_bytes(data)
+    (workspace.output / "z").write_bytes(b"pw 42")
+
+    collected = collect(workspace, Limits(**limits), owner_uid=os.geteuid(), masker=Masker(["pw42"]))
+
+    told, other = collected.output.files["told"], collected.output.files["z"]
+    assert (told.size, told.sha256, told.content) == (len(data), "", None)
+    if "hash_total_bytes" not in limits:
+        assert other.sha256 == hashlib.sha256(b"pw 42").hexdigest()
+        assert "holds a secret: without content and checksum: 'told'" in collected.notes
+
+
+def test_a_secret_across_what_is_read_at_once_is_found(workspace: Workspace) -> None:
+    for before in range(2**20 - 20, 2**20 + 2):
+        (workspace.output / str(before)).write_bytes(b"." * before + b"correct horse battery staple")
+
+    collected = collect(
+        workspace, Limits(total_inline_bytes=0), owner_uid=os.geteuid(), masker=Masker(["correct horse battery staple"])
+    )
+
+    assert {file.sha256 for file in collected.output.files.values()} == {""}

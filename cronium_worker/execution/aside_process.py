@@ -1,0 +1,135 @@
+"""The processes that do for jobs what would keep the worker's threads from running: `python -m` this.
+
+The first one has nothing of the fleet: no setting, no key, no connection. For each job that needs it, it forks one
+that is told this job's secrets, and ends when the worker closes the connection, or is gone.
+"""
+
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cronium_worker.execution.discretion import without_secrets
+from cronium_worker.masking import Masker, StreamState
+from cronium_worker.workspace.collection import collect
+from cronium_worker.workspace.directories import Workspace
+from cronium_worker.workspace.walk import Limits
+
+_NICE = 10
+_OOM_SCORE = "800"  # before the worker
+_LENGTH = struct.Struct("!Q")
+
+
+def send(connection: socket.socket, *parts: bytes) -> None:
+    """Parts, each with its length before it. Raises OSError."""
+    for part in parts:
+        connection.sendall(_LENGTH.pack(len(part)))
+        connection.sendall(part)
+
+
+def receive(connection: socket.socket) -> bytearray:
+    """One part. Raises OSError, also at the end of the connection."""
+    (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
+    return _exactly(connection, length)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view, at = memoryview(data), 0
+    while at < size:
+        got = connection.recv_into(view[at:])
+        if not got:
+            raise ConnectionResetError("the other side is gone")
+        at += got
+    return data
+
+
+class Work:
+    """What can be asked of a process; each call's answer is bytes, in parts."""
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        self._masker = Masker(secrets)
+
+    def feed(self, state: StreamState, data: bytes) -> tuple[bytes, ...]:
+        stream = self._masker.stream(state)
+        out = stream.feed(data)
+        return out, pickle.dumps(stream.state)
+
+    def finish(self, state: StreamState) -> tuple[bytes, ...]:
+        stream = self._masker.stream(state)
+        out = stream.finish()
+        return out, pickle.dumps(stream.state)
+
+    def message(self, text: str) -> tuple[bytes, ...]:
+        return (pickle.dumps(self._masker.message(text)),)
+
+    def json(self, value: Any) -> tuple[bytes, ...]:
+        return (pickle.dumps(self._masker.json(value)),)
+
+    def collect(self, root: str, limits: Limits, owner_uid: int) -> tuple[bytes, ...]:
+        """The output as JSON, the same without the files' contents, its condition and the errors."""
+        found = collect(Workspace(Path(root)), limits, owner_uid=owner_uid, masker=self._masker)
+        output = without_secrets(found, self._masker)
+        whole = output.model_dump_json()
+        without_contents = output.model_dump_json(exclude={"files": {"__all__": {"content"}}})
+        errors = [error.info() for error in found.errors]
+        return whole.encode(), without_contents.encode(), pickle.dumps((output.condition, errors))
+
+
+def _serve(connection: socket.socket) -> None:
+    """The questions of one job. A fault is answered with its name: it is the caller's to judge."""
+    work = Work(pickle.loads(receive(connection)))  # noqa: S301 - the worker's own
+    while True:
+        name, arguments = pickle.loads(receive(connection))  # noqa: S301
+        try:
+            parts = getattr(work, name)(*arguments)
+        except OSError as error:
+            send(connection, pickle.dumps(error.strerror or type(error).__name__), b"")
+            continue
+        send(connection, b"", pickle.dumps(len(parts)), *parts)
+
+
+def _end_with(connection: socket.socket) -> None:
+    """End this process as soon as the other side is gone, whatever it is doing."""
+    watch = select.poll()
+    watch.register(connection, 0)  # a hang-up is told always
+    watch.poll()
+    os._exit(1)
+
+
+def _job(connection: socket.socket) -> None:
+    with suppress(OSError):
+        os.nice(_NICE)
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    with suppress(OSError):
+        send(connection, b"")  # it is there
+        _serve(connection)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # they end when the worker has, not with it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    Masker(("prepared",)).text("prepared")
+    with socket.socket(fileno=int(sys.argv[1])) as worker:
+        while True:
+            data, descriptors, *_ = socket.recv_fds(worker, 1, 1)
+            if not data:
+                return
+            with socket.socket(fileno=descriptors[0]) as connection:
+                if os.fork() == 0:
+                    worker.close()
+                    _job(connection)
+                    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
