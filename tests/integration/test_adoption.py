@@ -236,16 +236,16 @@ def test_a_stored_log_that_is_shorter_than_what_was_read_is_a_gap(case: Callable
 
 
 def test_outputs_that_are_being_collected_are_not_left(case: Callable[..., Case], monkeypatch: Any) -> None:
-    from cronium_worker.execution import attempt
+    from cronium_worker.execution import secrecy
 
     job = case(script={"type": "bash", "content": "echo out > output/x; true"})
-    collect = attempt.collect
+    collect = secrecy.collect
 
     def leave_now(*arguments: Any, **named: Any) -> Any:
         job.shifts[0].token.detach()
         return collect(*arguments, **named)
 
-    monkeypatch.setattr(attempt, "collect", leave_now)
+    monkeypatch.setattr(secrecy, "collect", leave_now)
     result = job.start().end()
 
     assert (result.status, list(result.output.files)) == ("completed", ["x"])

@@ -48,7 +48,7 @@ def of_the_job() -> psutil.Process:
 
 
 def fill(workspace: Workspace) -> None:
-    (workspace.output / "output.json").write_text(json.dumps({"rows": [SECRET, "ü"] * 50_000, "n": 1.5}))
+    (workspace.output / "output.json").write_text(json.dumps({"rows": [SECRET, "ü"] * 20_000, "n": 1.5}))
     (workspace.output / "condition.json").write_text('{"result": true}')
     (workspace.output / "big").write_bytes(b"x" * 500_000)
     (workspace.output / "small").write_bytes(SECRET.encode())
@@ -63,7 +63,7 @@ def test_a_large_output_is_the_same_as_one_collected_here(workspace: Workspace, 
     output = whole(result)
 
     assert result.is_ready
-    assert output.data == {"rows": [MASK, "ü"] * 50_000, "n": 1.5}
+    assert output.data == {"rows": [MASK, "ü"] * 20_000, "n": 1.5}
     assert (output.variables, output.condition) == ({"s": MASK}, True)
     assert output.files == here.files
     assert SECRET.encode() not in result.to_json()
@@ -220,13 +220,13 @@ def test_the_processes_end_with_the_worker(workspace: Workspace) -> None:
 
 def test_descriptors_are_closed(workspace: Workspace) -> None:
     fill(workspace)
-    JobMasker((SECRET,)).collect(workspace, owner_uid=os.geteuid())
-    before = descriptors()
+    before = 0
 
     for _ in range(3):
         masker = JobMasker((SECRET,))
         masker.collect(workspace, owner_uid=os.geteuid())
         masker.close()
+        before = before or descriptors()
 
     assert descriptors() <= before
 
