@@ -22,6 +22,9 @@ from cronium_worker.settings import Settings, get_settings
 from cronium_worker.workspace.lock import lock_host
 
 _LOCK_TIMEOUT_S = 5
+# How long a thread that computes goes on while others wait to. With Python's own 5 ms, 50 answers that a thread waits
+# for took 2.7 s beside four that compute; with this, 0.06 s.
+_TURN_S = 0.0005
 
 
 def serve(name: str, arguments: Sequence[str]) -> None:
@@ -35,6 +38,7 @@ def serve(name: str, arguments: Sequence[str]) -> None:
     _answer_prometheus(get_settings(), name)
     quiet = _log_as_json(get_settings(), name) if get_settings().log_format == "json" else []
     nodes.install(app)
+    sys.setswitchinterval(_TURN_S)
     # Workspaces belong to the container's user: the worker is root by design. Celery's advice is for pickle.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     # Without gossip: nothing of ours needs what nodes tell each other, and one event that is no JSON ended a node.
