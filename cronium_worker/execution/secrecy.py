@@ -86,7 +86,7 @@ class JobMasker(Masker):
         condition, errors = pickle.loads(rest)  # noqa: S301 - of a process of our own
         if len(whole) <= _QUICK_JSON_BYTES:
             return Output.model_validate_json(whole), errors
-        return ReadyOutput.of(bytes(whole), bytes(without_contents), condition=condition), errors
+        return ReadyOutput.of(whole, without_contents, condition=condition), errors
 
     def close(self) -> None:
         self._aside.close()

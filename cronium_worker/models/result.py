@@ -68,11 +68,11 @@ class ReadyOutput(Output):
     """An output that another process has written as JSON already, and that is never read here: of a large one that
     would keep all other threads from running. A mark stands for it in JSON, until `with_ready_outputs`."""
 
-    _json: bytes = PrivateAttr(default=b"")
-    _without_contents: bytes = PrivateAttr(default=b"")
+    _json: bytes | bytearray = PrivateAttr(default=b"")
+    _without_contents: bytes | bytearray = PrivateAttr(default=b"")
 
     @classmethod
-    def of(cls, whole: bytes, without_contents: bytes, *, condition: bool | None) -> Self:
+    def of(cls, whole: bytearray, without_contents: bytearray, *, condition: bool | None) -> Self:
         mark = f"{_MARK}{uuid4().hex}"
         output = cls(condition=condition, notes=(mark,))
         output._json, output._without_contents = whole, without_contents
@@ -90,14 +90,13 @@ _MARKED = re.compile(
 
 def with_ready_outputs(data: bytes, *, contents: bool = True) -> bytes:
     """JSON with the ready outputs in the places of their marks."""
-
-    def ready(match: re.Match[bytes]) -> bytes:
-        output = _READY.get(match[1].decode())
-        if output is None:
-            return match[0]
-        return output._json if contents else output._without_contents
-
-    return _MARKED.sub(ready, data) if _MARK.encode() in data else data
+    parts: list[bytes | bytearray] = []
+    at = 0
+    for match in _MARKED.finditer(data) if _MARK.encode() in data else ():
+        if (output := _READY.get(match[1].decode())) is not None:
+            parts += (data[at : match.start()], output._json if contents else output._without_contents)
+            at = match.end()
+    return b"".join((*parts, data[at:])) if parts else data
 
 
 class Metrics(_Frozen):
