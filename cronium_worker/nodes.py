@@ -38,6 +38,7 @@ from cronium_worker.fleet.oversight import Oversight
 from cronium_worker.housekeeping import hosts, send, waiting_messages
 from cronium_worker.intake import Intake
 from cronium_worker.janitor import Janitor
+from cronium_worker.models.formats import FORMAT
 from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
 from cronium_worker.settings import Settings, get_settings
 from cronium_worker.stopping import Drain
@@ -229,6 +230,7 @@ class JobsStep(_Node):
         report = {
             "fleet": self._settings.fleet,
             "version": __version__,
+            "formats": {"job": FORMAT},
             "node": self._node_id,
             "pid": os.getpid(),
             "slots": self._worker.concurrency,

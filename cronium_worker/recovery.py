@@ -8,13 +8,14 @@ every worker needs a moment to renew.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
-from cronium_worker.fleet.hosts import HostRegistry, Report
+from cronium_worker.fleet.hosts import HostRegistry, HostView, Report
 from cronium_worker.fleet.oversight import Oversight, Standing
 from cronium_worker.fleet.store import FIRST_LOOK_S, JobStore
 from cronium_worker.models import ErrorInfo
+from cronium_worker.models.formats import FORMAT, OLDEST
 from cronium_worker.models.job import JOBS_NODE
 from cronium_worker.policy import FAULT_BUDGET
 
@@ -56,7 +57,8 @@ class Recovery:
         ids = self._oversight.to_look_at(_AT_ONCE)
         standings = self._oversight.standing(ids)
         self._oversight.note_queues({each.queue for each in standings.values() if each.status == "pending"})
-        nodes = {view.name: view.nodes[JOBS_NODE] for view in self._registry.hosts() if JOBS_NODE in view.nodes}
+        views = self._registry.hosts()
+        nodes = {view.name: view.nodes[JOBS_NODE] for view in views if JOBS_NODE in view.nodes}
         taken = self._oversight.newest_taken()
         waiting = cache(self._waiting)
         again: dict[str, float] = {}
@@ -74,6 +76,11 @@ class Recovery:
                 self._look_at_holder(job_id, standing, nodes, done)
             elif standing.due_s < 0:
                 again[job_id] = -standing.due_s
+            elif standing.format > OLDEST and (why := _too_old(standing, views)):
+                # A message would only be dropped by each of them.
+                again[job_id] = FIRST_LOOK_S
+                if self._store.explain(job_id, why):
+                    logger.warning("job %s waits: %s", job_id, why)
             elif _is_lost(standing, taken, waiting):
                 again[job_id] = FIRST_LOOK_S
                 self._resend(job_id, "sent", done)
@@ -97,7 +104,7 @@ class Recovery:
         if standing.cancel:
             error = ErrorInfo(type="cancelled", message=f"cancelled, and {why}")
             ended = self._oversight.give_up(job_id, standing, "cancelled", error, gone=gone)
-        elif standing.faults >= FAULT_BUDGET:
+        elif standing.faults >= FAULT_BUDGET and standing.format <= FORMAT:
             count = standing.faults + 1
             error = ErrorInfo(type="lost", message=f"given up after {count} faults of the fleet; the last: {why}")
             ended = self._oversight.give_up(job_id, standing, "failed", error, gone=gone)
@@ -113,6 +120,15 @@ class Recovery:
     def _resend(self, job_id: str, why: str, done: Counter[str]) -> None:
         self._send(job_id)
         done[why] += 1
+
+
+def _too_old(standing: Standing, views: Iterable[HostView]) -> str:
+    """Why no live host of its queue can read a job; empty: one can, or there is none."""
+    formats = {view.name: view.job_format for view in views if view.serves(standing.queue)}
+    if not formats or max(formats.values()) >= standing.format:
+        return ""
+    hosts = ", ".join(sorted(formats))
+    return f"needs a worker that reads jobs of format {standing.format}; upgrade a host of {standing.queue}: {hosts}"
 
 
 def _is_gone(standing: Standing, node: Report | None) -> bool:

@@ -13,7 +13,7 @@ time that was dealt with; the field `fired` of its hash says how.
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from redbeat.schedulers import ensure_conf, get_redis
 from cronium_worker.app import app
 from cronium_worker.errors import (
     CroniumError,
+    HostsTooOld,
     JobConflict,
     JobNotFound,
     NotSigned,
@@ -35,18 +36,21 @@ from cronium_worker.errors import (
     validation_message,
 )
 from cronium_worker.models import TERMINAL, Job
+from cronium_worker.models.formats import is_from_newer
+from cronium_worker.models.job import DEFAULT_QUEUE
 from cronium_worker.models.schedule import JobSchedule
 from cronium_worker.models.timetable import Timetable
 from cronium_worker.policy import admit
 from cronium_worker.settings import get_settings
-from cronium_worker.tasks import execute_job, store
+from cronium_worker.tasks import as_hosts_read, execute_job, store
 
 logger = logging.getLogger(__name__)
 
 _PREFIX = "schedule:"
 # A run that is later than this was missed: another beat leads within 25 seconds.
 LATE = timedelta(seconds=60)
-_REFUSALS = (ValidationError, JobConflict, NotSigned, SecretsUnreadable)
+_UNUSABLE = "its definition cannot be used here: check CRONIUM_SIGNING_KEYS, or remove it"
+_REFUSALS = (ValidationError, JobConflict, HostsTooOld, NotSigned, SecretsUnreadable)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,9 @@ class _Plan(NamedTuple):
 
 
 class Entry(RedBeatSchedulerEntry):
-    """RedBeat's entry; of a user's schedule, its own times."""
+    """RedBeat's entry; of a user's schedule, its own times. `defect`: why its definition cannot be used here, if so."""
+
+    defect = ""
 
     def plan(self) -> _Plan | None:
         """None: it is no user's schedule, or cannot be used, which the log says."""
@@ -98,6 +104,8 @@ class Entry(RedBeatSchedulerEntry):
             return _read(self.name, json.dumps(signed, sort_keys=True))
         except (CroniumError, ValueError, KeyError, TypeError) as error:
             reason = validation_message(error) if isinstance(error, ValidationError) else str(error)
+            is_newer = isinstance(error, ValidationError) and is_from_newer(error)
+            self.defect = f"a newer version has written it ({reason}): upgrade this one" if is_newer else _UNUSABLE
             logger.warning("%s is not run: %s", self.name, reason)
             return None
 
@@ -140,13 +148,15 @@ def _read(entry: str, signed: str) -> _Plan:
 def add(schedule: JobSchedule | Mapping[str, Any]) -> ScheduleView:
     """Keep a schedule; it is due for the first time after now.
 
-    Raises pydantic.ValidationError, SecretsUnreadable and ScheduleConflict, before anything is stored.
+    Raises pydantic.ValidationError, HostsTooOld, SecretsUnreadable and ScheduleConflict, before anything is stored.
     """
     schedule = schedule if isinstance(schedule, JobSchedule) else JobSchedule.model_validate(schedule)
     job = schedule.job
     admit(job, get_settings())
+    job = as_hosts_read(job, job.queue or DEFAULT_QUEUE)
     now = datetime.now(UTC).replace(microsecond=0)
-    given = schedule.model_dump(mode="json", exclude_unset=True, exclude={"job": {"id", "secrets"}})
+    given = schedule.model_dump(mode="json", exclude_unset=True, exclude={"job"})
+    given["job"] = job.model_dump(mode="json", exclude_unset=True, exclude={"id", "secrets"})
     definition: dict[str, Any] = {"id": _PREFIX + schedule.name, "since": now.isoformat(), "schedule": given}
     if job.secrets:
         definition["secrets"] = store().secrets.seal(definition["id"], job.secrets)
@@ -223,7 +233,7 @@ def _view(entry: Entry) -> ScheduleView:
     return ScheduleView(
         name=entry.name.removeprefix(_PREFIX), **shown, paused=not entry.enabled, next_at=due and due.isoformat(),
         last_due_at=fired.due_at, last_job_id=fired.job_id, status=_status(fired.job_id),
-        note=fired.note if plan else "its definition cannot be used here: check CRONIUM_SIGNING_KEYS, or remove it",
+        note=fired.note if plan else entry.defect,
     )  # fmt: skip
 
 
@@ -271,13 +281,13 @@ def _hindrance(schedule: JobSchedule, due: datetime, now: datetime, fired: Fired
 
 def _submit(plan: _Plan, due: datetime) -> str:
     job = plan.schedule.job
-    fields = job.model_dump(exclude_unset=True) | {
+    given = job.model_dump(exclude_unset=True) | {
         "id": plan.schedule.run_id(due),
         "metadata": {**job.metadata, "cronium.schedule": plan.schedule.name, "cronium.due": due.isoformat()},
     }
     if plan.secrets:
-        fields["secrets"] = store().secrets.open(_PREFIX + plan.schedule.name, plan.secrets)
-    return str(execute_job.delay(Job.model_validate(fields)).id)
+        given["secrets"] = store().secrets.open(_PREFIX + plan.schedule.name, plan.secrets)
+    return str(execute_job.delay(Job.model_validate(given)).id)
 
 
 # ---- Redis
@@ -303,7 +313,9 @@ def _entry(name: str) -> Entry:
 
 
 def _fired(entry: Entry) -> Fired:
-    return Fired(**json.loads(_redis().hget(entry.key, "fired") or "{}"))
+    stored = json.loads(_redis().hget(entry.key, "fired") or "{}")
+    known = {each.name for each in fields(Fired)}  # a newer version may have written more
+    return Fired(**{name: value for name, value in stored.items() if name in known})
 
 
 def _if_there(entry: Entry, write: Any) -> None:

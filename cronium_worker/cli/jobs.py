@@ -64,6 +64,7 @@ def status(job_id: str, as_json: bool) -> None:
             "created_at",
             "started_at",
             "finished_at",
+            "note",
         )
     }
     shown["metadata"] = json.loads(record["job"]).get("metadata", {})

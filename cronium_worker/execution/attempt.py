@@ -384,9 +384,9 @@ class Attempt:
 def _status(error: ErrorInfo | None) -> FinalStatus:
     if error is None:
         return "completed"
-    if error.type == "timeout" or error.type == "cancelled":  # noqa: PLR1714 - so that the type is narrowed
-        return error.type
-    return "failed"
+    if error.type == "timeout":
+        return "timeout"
+    return "cancelled" if error.type == "cancelled" else "failed"
 
 
 def _seconds_between(earlier_iso: str, later_iso: str) -> float:

@@ -26,6 +26,7 @@ from cronium_worker.policy import DEATH_BUDGET, FAULT_BUDGET
 logger = logging.getLogger(__name__)
 
 _FAULT_DELAY_S = 1.0
+_MOST_UNREADABLE = 1000
 NotNow = Outcome | Literal["later", "left"]
 
 
@@ -55,6 +56,7 @@ class Runner:
         self._claims: dict[str, Claim] = {}
         self._attempts: dict[str, Attempt] = {}
         self._newest_taken: dict[tuple[str, int], int] = {}
+        self._unreadable: dict[str, None] = {}  # the latest ones, so that each is logged once
         self.taken = 0
         self.active = ActiveJobs()
 
@@ -95,15 +97,26 @@ class Runner:
         return self._newest_taken.copy()
 
     def run(self, job_id: str) -> JobResult | NotNow:
-        """The job's result; or why there is none now: `busy` (a worker has it, or it is to wait), `missing`, `later`
-        (it will be sent again), `left` (to the next worker of this host). Raises redis errors."""
+        """The job's result; or why there is none now: `busy` (a worker has it, or it is to wait), `missing`,
+        `unreadable` (a newer version takes it), `later` (it will be sent again), `left` (to the next worker of this
+        host). Raises redis errors."""
         claim = self._store.claim(job_id, host=self._host.settings.host_name, node=self._node)
         if claim == "finished":
             return self._store.result(job_id) or "missing"
+        if claim == "unreadable":
+            self._note_unreadable(job_id)
         if not isinstance(claim, Claim):
             return claim
         self._note_taken(claim)
         return self._complete(claim, Attempt.run)
+
+    def _note_unreadable(self, job_id: str) -> None:
+        """Recovery sends the job's message again and again: one line in the log is enough."""
+        if job_id not in self._unreadable:
+            logger.warning("job %s is left to a worker of a newer version", job_id, extra={"job_id": job_id})
+        self._unreadable[job_id] = None
+        if len(self._unreadable) > _MOST_UNREADABLE:
+            del self._unreadable[next(iter(self._unreadable))]
 
     def _note_taken(self, claim: Claim) -> None:
         key = (claim.job.queue or DEFAULT_QUEUE, claim.job.priority)
@@ -130,6 +143,8 @@ class Runner:
             thread.daemon = True
             thread.start()
             return thread
+        if claim == "unreadable":
+            self._note_unreadable(container.job_id)
         if claim != "missing":
             destroy(self._host, container)
         return None

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 from redis import Redis
 
+from cronium_worker.models.formats import OLDEST
 from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
 
 HostState = Literal["live", "draining", "unfit", "gone"]
@@ -51,6 +52,16 @@ class HostView:
     @property
     def has_agent(self) -> bool:
         return AGENT_NODE in self.nodes
+
+    @property
+    def job_format(self) -> int:
+        """The newest format of jobs that its jobs node reads; version 0.1.0 does not report one."""
+        return int(self.nodes.get(JOBS_NODE, {}).get("formats", {}).get("job", OLDEST))
+
+    def serves(self, queue: str | None) -> bool:
+        """Return whether its jobs node is live and serves the queue; None: any queue."""
+        node = self.nodes.get(JOBS_NODE)
+        return node is not None and (queue is None or queue in node.get("queues", ()))
 
 
 class HostRegistry:
@@ -103,6 +114,10 @@ class HostRegistry:
             for name, row in zip(names, rows, strict=True)
             if row
         ]
+
+    def job_formats(self, queue: str | None) -> dict[str, int]:
+        """Return the format of jobs that each live host of the queue reads (None: of any queue), by its name."""
+        return {view.name: view.job_format for view in self.hosts() if view.serves(queue)}
 
     def drained(self) -> set[str]:
         """The names of the hosts that are to take no jobs, known or not."""

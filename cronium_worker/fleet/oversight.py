@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 from cronium_worker.fleet.events import now_iso, progress_body, status_body
 from cronium_worker.fleet.store import ACTIVE_KEY, INDEX_KEY, JobStore, epoch_ms, record_key
 from cronium_worker.models import TERMINAL, ErrorInfo, FinalStatus, JobResult, LogSummary
+from cronium_worker.models.formats import OLDEST
 
 _PRUNE_COUNT = 1000
 _SUSPECTS_KEY = "cronium:suspects"
@@ -20,7 +21,8 @@ _OVERDUE_S = 60
 # A job that is taken from its worker is so long before; one that has ended meanwhile stays in the list.
 _SUSPECTED_S = 300
 _FIELDS = (
-    "status", "type", "attempt", "token", "lease", "host", "node", "taken_at", "queue", "priority", "sent_at", "due_at"
+    "status", "type", "attempt", "token", "lease", "host", "node", "taken_at", "queue", "priority", "sent_at", "due_at",
+    "format",
 )  # fmt: skip
 _COUNTS = ("faults", "failures")
 
@@ -49,6 +51,7 @@ class Standing:
     created_at: str
     started_at: str | None
     image: str | None
+    format: int
     lapsed_s: float | None
     sent_s: float
     sent_at_ms: int
@@ -240,6 +243,7 @@ def _standing(record: Mapping[str, str | None], now_ms: int) -> Standing:
         created_at=record["created_at"] or "",
         started_at=record["started_at"],
         image=record["image"],
+        format=number("format") or OLDEST,
         lapsed_s=(now_ms - number("lease")) / 1000 if held else None,
         sent_s=(now_ms - number("sent_at")) / 1000,
         sent_at_ms=number("sent_at"),

@@ -23,9 +23,9 @@ from redis.commands.core import Script as LuaScript
 from redis.exceptions import NoPermissionError, RedisError
 
 from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, NotSigned, SecretsUnreadable, validation_message
-from cronium_worker.fleet.events import Body, Event, claim_body, now_iso, status_body, whole
+from cronium_worker.fleet.events import Body, Event, claim_body, now_iso, progress_body, status_body, whole
 from cronium_worker.fleet.patience import Patience
-from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Script
+from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Script, formats
 from cronium_worker.models.job import DEFAULT_QUEUE
 from cronium_worker.models.result import with_ready_outputs
 from cronium_worker.sealing import SecretBox
@@ -37,7 +37,20 @@ INDEX_KEY = "cronium:jobs"
 _GONE = "gone"  # in the place of secrets that are deleted
 _BLOCK_MS = 5000
 _READ_COUNT = 1000
-_SCRIPTS = ("register", "sending", "claim", "adopt", "renew", "write", "retry", "finish", "reclaim", "cancel", "refuse")
+_SCRIPTS = (
+    "register",
+    "sending",
+    "claim",
+    "adopt",
+    "renew",
+    "write",
+    "retry",
+    "finish",
+    "reclaim",
+    "cancel",
+    "refuse",
+    "explain",
+)
 # How many jobs have ended, by "status|type|type of error".
 ENDED_KEY = "cronium:ended"
 # Jobs that somebody has to look after, by the time (ms) at which to look next: until their result is with Celery.
@@ -47,7 +60,8 @@ FIRST_LOOK_S = 5
 # A worker that has had a job for this many leases did not die of it.
 SETTLED_LEASES = 1 / 3
 
-Outcome = Literal["missing", "finished", "busy"]
+# `unreadable`: a newer version has written the job; it is left to a worker of that version.
+Outcome = Literal["missing", "finished", "busy", "unreadable"]
 CancelOutcome = Literal["finished", "cancelled", "requested"]
 Argument = str | int | bytes  # of a script
 
@@ -188,6 +202,8 @@ class JobStore:
             "created_at": created_at,
             "queued_at": created_at,
         }
+        if (needed := formats.needed_format(job)) > formats.OLDEST:
+            fields["format"] = str(needed)
         body = status_body("pending", "waiting for a worker", attempt=1, host=None)
         now = epoch_ms(created_at)
         with self.redis.pipeline(transaction=False) as pipe:
@@ -281,7 +297,7 @@ class JobStore:
             if rank is None:
                 raise JobNotFound(f"no job {before}: unknown id, or its record has expired")
             first = rank + 1
-        names = ("id", "status", "type", "queue", "host", "attempt", "created_at", "started_at", "finished_at")
+        names = ("id", "status", "type", "queue", "host", "attempt", "created_at", "started_at", "finished_at", "note")
         while ids := cast("list[str]", self.redis.zrange(INDEX_KEY, first, first + count - 1, desc=True)):
             with self.redis.pipeline(transaction=False) as pipe:
                 for job_id in ids:
@@ -314,7 +330,7 @@ class JobStore:
     def claim(self, job_id: str, *, host: str, node: str = "") -> Claim | Outcome:
         """Take the job's current attempt for this worker, or say why not. `node`: the worker's process."""
         claimant = uuid4().hex
-        reply = self.run("claim", job_id, claimant, host, node, claim_body(host).json, self._lease_ms)
+        reply = self.run("claim", job_id, claimant, host, node, claim_body(host).json, self._lease_ms, formats.FORMAT)
         return self._claimed(job_id, host, reply)
 
     def adopt(self, job_id: str, *, attempt: int, host: str, node: str = "") -> Claim | Outcome:
@@ -322,15 +338,15 @@ class JobStore:
 
         `busy`: the attempt is not the current one, or not this host's.
         """
-        reply = self.run("adopt", job_id, uuid4().hex, host, node, attempt, self._lease_ms)
-        claim = self._claimed(job_id, host, reply)
+        reply = self.run("adopt", job_id, uuid4().hex, host, node, attempt, self._lease_ms, formats.FORMAT)
+        claim = self._claimed(job_id, host, reply, is_running=True)
         if isinstance(claim, Claim):
             stdout, stderr, started_at, image, adoptions = reply[-5:]
             claim.progress = Progress(int(stdout or 0), int(stderr or 0), started_at or None, image or None)
             claim.adoptions = int(adoptions or 0)
         return claim
 
-    def _claimed(self, job_id: str, host: str, reply: list[Any]) -> Claim | Outcome:
+    def _claimed(self, job_id: str, host: str, reply: list[Any], *, is_running: bool = False) -> Claim | Outcome:
         if reply[0] != "claimed":
             return cast(Outcome, reply[0])
         _, token, attempt, job, signature, secrets, created_at, queued_at, *counts = reply[:13]
@@ -351,7 +367,10 @@ class JobStore:
         try:
             self.signer.verify(job, signature)
             claim.job = Job.model_validate({**json.loads(job), "secrets": self._open(job_id, secrets)})
-        except ValidationError as error:  # written by a newer version
+        except ValidationError as error:
+            if formats.is_from_newer(error):
+                self._leave_to_newer(claim, validation_message(error), is_running=is_running)
+                return "unreadable"
             self._finish_unreadable(claim, validation_message(error))
             return "finished"
         except ValueError:
@@ -368,6 +387,17 @@ class JobStore:
                 "its secrets are deleted: no worker had it for longer than CRONIUM_SECRET_TTL; submit it again"
             )
         return self.secrets.open(job_id, sealed) if sealed else {}
+
+    def _leave_to_newer(self, claim: Claim, reason: str, *, is_running: bool) -> None:
+        """Give back a job whose record does not say that it needs a newer version, and say it there: no worker of this
+        version takes it again. A running one is left to recovery: its container must be gone first."""
+        self.write(claim, [], {"format": formats.FORMAT + 1})
+        if not is_running:
+            self.retry(claim, f"left to a newer version than that of {claim.host}: {reason}")
+
+    def explain(self, job_id: str, note: str) -> bool:
+        """Say in the record and in an event why no worker takes a pending job. False: it is said already."""
+        return bool(self.run("explain", job_id, note, progress_body(note).json))
 
     def _finish_unreadable(self, claim: Claim, reason: str) -> None:
         result = JobResult(

@@ -37,7 +37,7 @@ class _Frozen(BaseModel):
 class ErrorInfo(_Frozen):
     """Why a job did not complete. `retryable`: the same job may succeed when it is run again."""
 
-    type: ErrorType
+    type: ErrorType | str  # readers show a newer version's type as it is
     message: str
     retryable: bool = False
     details: dict[str, Any] = Field(default_factory=dict)

@@ -29,12 +29,14 @@ _PAGE = 1000
 
 
 class JobSummary(BaseModel):
-    """A job's record. Times are ISO 8601, UTC; null: not yet. One that was no job at all has neither type nor queue."""
+    """A job's record. Times are ISO 8601, UTC; null: not yet. One that was no job at all has neither type nor queue.
+    `type`: newer versions may add types. `note`: why no worker can take a pending job."""
 
     id: str
     status: Status
-    type: ScriptType | None = None
+    type: ScriptType | str | None = None
     queue: str | None = None
+    note: str | None = None
     attempt: int
     host: str | None = None
     created_at: str

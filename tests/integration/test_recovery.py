@@ -11,6 +11,7 @@ from cronium_worker.fleet.hosts import HostRegistry, HostView
 from cronium_worker.fleet.oversight import Oversight
 from cronium_worker.fleet.store import ACTIVE_KEY, Claim, JobStore, record_key
 from cronium_worker.models import Job, JobResult
+from cronium_worker.models.formats import FORMAT
 from cronium_worker.policy import FAULT_BUDGET
 from cronium_worker.recovery import Recovery
 from tests.conftest import wait_until
@@ -248,3 +249,46 @@ def test_two_that_look_at_once_take_a_job_once(fleet: Fleet, store: JobStore) ->
     held = fleet.oversight.standing([job])[job]
     take: Callable[[], bool] = lambda: Oversight(store).reclaim(job, held, "again", gone=False)  # noqa: E731
     assert [take(), take()] == [True, False]
+
+
+# ---- versions side by side
+
+
+def newer(fleet: Fleet, job: str) -> None:
+    fleet.store.redis.hset(record_key(job), "format", FORMAT + 1)
+
+
+def beat(fleet: Fleet, reads: int) -> None:
+    fleet.registry.beat(fleet.host, "jobs", {"node": "n1", "queues": [fleet.queue], "formats": {"job": reads}})
+
+
+def test_a_job_that_no_live_host_can_read_waits_and_says_why(fleet: Fleet) -> None:
+    job = fleet.job()
+    newer(fleet, job)
+    beat(fleet, FORMAT)
+    for _ in range(2):
+        assert fleet.look() == Counter()
+    told = [event for event in fleet.store.events(job) if event["type"] == "progress"]
+    why = f"needs a worker that reads jobs of format {FORMAT + 1}; upgrade a host of {fleet.queue}: {fleet.host}"
+    assert [event["message"] for event in told] == [why]
+    assert fleet.store.record(job)["note"] == why
+
+    beat(fleet, FORMAT + 1)
+    assert fleet.look() == Counter(sent=1)
+
+
+def test_a_job_of_a_newer_format_is_sent_when_no_host_is_known(fleet: Fleet) -> None:
+    """Whoever comes and cannot read it leaves it."""
+    job = fleet.job()
+    newer(fleet, job)
+    assert fleet.look() == Counter(sent=1)
+
+
+def test_a_job_that_this_version_cannot_read_is_taken_back_and_never_given_up(fleet: Fleet) -> None:
+    job = fleet.job()
+    fleet.claim(job, store=fleet.short)
+    newer(fleet, job)
+    fleet.store.redis.hset(record_key(job), "faults", FAULT_BUDGET + 5)
+    fleet.lapse(job)
+    assert fleet.look() == Counter(taken=1)
+    assert fleet.status(job) == "pending"

@@ -17,7 +17,7 @@ from cronium_worker.fleet import store as store_module
 from cronium_worker.fleet.cancels import CancelListener
 from cronium_worker.fleet.events import Event, claim_body, log_body, metrics_body, progress_body, status_body
 from cronium_worker.fleet.store import CANCEL_CHANNEL, INDEX_KEY, Claim, JobStore, connect, record_key
-from cronium_worker.models import ErrorInfo, Job, JobResult, Output, OutputFile
+from cronium_worker.models import ErrorInfo, Job, JobResult, Output, OutputFile, formats
 from tests.conftest import wait_until
 
 TTL_S = 600
@@ -821,12 +821,76 @@ def test_the_same_job_with_other_secrets_is_a_conflict(store: JobStore, register
     assert not store.register(job, task_id="t", queue="q")
 
 
-def test_a_record_of_a_newer_version_ends_with_the_reason(store: JobStore, job: Job) -> None:
-    store.redis.hset(record_key(job.id), "job", '{"script":{"type":"bash","content":""},"invented_later":1}')
+# ---- versions side by side
+
+
+def test_a_job_of_this_versions_fields_has_no_format(store: JobStore, job: Job) -> None:
+    """So that the record is what older versions know."""
+    assert "format" not in store.record(job.id)
+
+
+def test_a_job_of_a_newer_format_is_left_as_it_is(store: JobStore, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.redis.hset(record_key(job.id), "format", formats.FORMAT + 1)
+    before, told = store.record(job.id), events(store, job)
+
+    assert store.claim(job.id, host="old") == "unreadable"
+    assert (store.record(job.id), events(store, job)) == (before, told)
+
+    monkeypatch.setattr(formats, "FORMAT", formats.FORMAT + 1)
+    assert taken(store, job).attempt == 1
+
+
+def test_a_running_job_of_a_newer_format_is_not_adopted(store: JobStore, job: Job) -> None:
+    taken(store, job, host="h1")
+    store.redis.hset(record_key(job.id), "format", formats.FORMAT + 1)
+    before = store.record(job.id)
+    assert store.adopt(job.id, attempt=1, host="h1") == "unreadable"
+    assert store.record(job.id) == before
+
+
+NEWER = '{"script":{"type":"bash","content":""},"invented_later":1}'
+
+
+def test_a_job_with_unknown_fields_is_given_back_once(store: JobStore, job: Job) -> None:
+    """Its record does not say that it needs a newer version; from then on it does."""
+    store.redis.hset(record_key(job.id), "job", NEWER)
+    assert store.claim(job.id, host="old") == "unreadable"
+    record, told = store.record(job.id), events(store, job)
+    assert [event["status"] for event in told] == ["pending", "preparing", "pending"]
+    assert told[-1]["message"] == "left to a newer version than that of old: invented_later: unknown field"
+    assert (record["status"], record["attempt"], record["format"]) == ("pending", "1", str(formats.FORMAT + 1))
+
+    assert store.claim(job.id, host="old") == "unreadable"
+    assert (store.record(job.id), events(store, job)) == (record, told)
+    assert store.redis.ttl(record_key(job.id) + ":secrets") > 0
+
+
+def test_a_running_job_with_unknown_fields_is_left_to_recovery(store: JobStore, job: Job) -> None:
+    """Its container is destroyed before anybody may take it again."""
+    taken(store, job, host="h1")
+    store.redis.hset(record_key(job.id), "job", NEWER)
+    assert store.adopt(job.id, attempt=1, host="h1") == "unreadable"
+    assert store.record(job.id)["status"] == "preparing"
+    assert store.adopt(job.id, attempt=1, host="h1") == "unreadable"
+
+
+def test_a_record_that_no_version_can_have_written_ends_with_the_reason(store: JobStore, job: Job) -> None:
+    store.redis.hset(record_key(job.id), "job", '{"script":{"type":"bash","content":""},"timeout":-1}')
     assert store.claim(job.id, host="h") == "finished"
     result = store.result(job.id)
     assert result is not None
     assert result.error is not None
     assert (result.status, result.error.type) == ("failed", "validation")
-    assert "invented_later: unknown field" in result.error.message
+    assert "timeout: Input should be greater than 0" in result.error.message
     assert statuses(store, job)[-1] == "failed"
+
+
+def test_why_no_worker_takes_a_job_is_said_once_and_until_one_does(store: JobStore, job: Job) -> None:
+    assert store.explain(job.id, "needs a newer worker")
+    assert not store.explain(job.id, "needs a newer worker")
+    assert store.record(job.id)["note"] == store.recent(1)[0]["note"] == "needs a newer worker"
+    assert [event["message"] for event in events(store, job) if event["type"] == "progress"] == ["needs a newer worker"]
+
+    taken(store, job)
+    assert "note" not in store.record(job.id)
+    assert not store.explain(job.id, "needs a newer worker")

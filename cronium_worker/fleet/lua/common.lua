@@ -65,7 +65,7 @@ end
 
 local function finish(status, result, finished_at, body, ttl)
   redis.call('HSET', record, 'status', status, 'result', result, 'finished_at', finished_at)
-  redis.call('HDEL', record, 'lease')
+  redis.call('HDEL', record, 'lease', 'note')
   emit('status', body)
   redis.call('DEL', secrets)
   redis.call('EXPIRE', record, ttl)
@@ -77,6 +77,11 @@ local function take(claimant, node, ttl_ms)
   redis.call('HSET', record, 'claimant', claimant, 'node', node, 'taken_at', now_ms(), 'writes', 0)
   lease(ttl_ms)
   return redis.call('HINCRBY', record, 'token', 1)
+end
+
+-- Whether the record needs a newer version than a worker that reads jobs of this format.
+local function is_newer(format, known)
+  return tonumber(format or 1) > tonumber(known)
 end
 
 local function claimed(token)
