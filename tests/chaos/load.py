@@ -3,7 +3,9 @@
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -22,7 +24,17 @@ _PAUSE_S = 0.05
 class Load:
     """Keeps `outstanding` jobs accepted and not finished: more than there are slots, so that some always wait."""
 
-    def __init__(self, history: History, records: Records, *, prefix: str, outstanding: int) -> None:
+    def __init__(
+        self,
+        history: History,
+        records: Records,
+        *,
+        prefix: str,
+        outstanding: int,
+        submit: Callable[[dict[str, Any]], Any] = submit,
+    ) -> None:
+        """`submit`: how its producers do that."""
+        self._send = submit
         self._history = history
         self._records = records
         self._prefix = prefix
@@ -89,7 +101,7 @@ class Load:
         again = Random(plan.job_id).random() < 0.7
         while not self._stopped.is_set():
             try:
-                submit(plan.job(QUEUE))
+                self._send(plan.job(QUEUE))
             except Exception as error:  # noqa: BLE001 - whatever it is: nobody knows whether it was accepted
                 self._history.submitted.setdefault(plan.job_id, False)
                 if not isinstance(error, (RedisError, OSError)) and not _is_broker(error):

@@ -501,7 +501,7 @@ def test_a_write_asks_redis_once(store: JobStore, job: Job, monkeypatch: pytest.
 
 
 def test_a_claim_that_is_sent_again_is_the_same_claim(store: JobStore, job: Job) -> None:
-    arguments = ("claim", job.id, "claimant", "h1", "node", claim_body("h1").json, 30_000)
+    arguments = ("claim", job.id, "claimant", "h1", "node", claim_body("h1").json, 30_000, formats.FORMAT)
 
     first, second = store.run(*arguments), store.run(*arguments)
 
