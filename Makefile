@@ -8,17 +8,19 @@ BIN := .venv/bin
 FLAVOUR ?=
 # make test ARGS="-k name"
 ARGS ?=
-export ARGS
+# make test-upgrade BASE=COMMIT
+BASE ?=
+export ARGS BASE
 
 CHECKS := check-format check-lint check-types check-layers check-shell check-dockerfiles
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test attack chaos fuzz up check $(CHECKS) bench images docs lock clean
+.PHONY: help demo test test-upgrade attack chaos fuzz up check $(CHECKS) bench images docs lock clean
 
 help: ## this list
 	@echo 'cronium-worker: scripts as jobs, each alone in a container, on a fleet of Docker hosts'
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: ## everything on this machine, three real jobs with live logs and results, and all down again
 	@$(SETUP) venv services
@@ -27,6 +29,10 @@ demo: ## everything on this machine, three real jobs with live logs and results,
 test: ## the whole test suite on a real Docker Engine and a real Redis; ARGS="-k name" for a part
 	@$(SETUP) venv services tests
 	@$(WITH_SERVICES) sh -c 'cronium images build && exec pytest $$ARGS'
+
+test-upgrade: ## hosts of an older version beside today's, and back; BASE=COMMIT,COMMIT; ARGS=--short without what takes long
+	@$(SETUP) venv services tests
+	@$(WITH_SERVICES) sh -c 'cronium images build && exec pytest tests/upgrade $$ARGS'
 
 attack: ## what an attacker tries, against the real thing; ARGS=queue for those with that in their name
 	@$(SETUP) venv services tests

@@ -180,10 +180,10 @@ class UpgradeFleet(chaos.Fleet):
         self._drivers.append(Driver(version, self.env, self.root / f"driver-{version}.log"))
         return self._drivers[-1]
 
-    def cli(self, version: Version, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def cli(self, version: Version, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         command = version.cronium(*arguments)
         env = self.env | version.env
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
 
     def close(self) -> None:
         for driver in self._drivers:

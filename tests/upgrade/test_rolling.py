@@ -22,6 +22,7 @@ from tests.upgrade.versions import Version
 _SETTLE_S = 120
 # Longer than a worker needs to be replaced, so that each replacement leaves a script that runs.
 _LONG_LINES = 120
+_seeds = itertools.count(11)
 
 
 class Run:
@@ -30,7 +31,7 @@ class Run:
     def __init__(self, fleet: UpgradeFleet, drivers: list[Driver]) -> None:
         self.fleet = fleet
         self.hosts = [fleet.host(), fleet.host()]
-        self.history = History(seed=11, lease_ttl_s=fleet.lease_ttl_s)
+        self.history = History(seed=next(_seeds), lease_ttl_s=fleet.lease_ttl_s)
         self.drivers = itertools.cycle(drivers)
         self._numbers = itertools.count()
         self._submit = alternating(*(lambda job, driver=driver: driver("submit", job) for driver in drivers))
@@ -38,7 +39,7 @@ class Run:
     @contextmanager
     def under_load(self) -> Iterator[Load]:
         witnesses = [Witness(host) for host in self.hosts]
-        prefix = f"{self.fleet.name}-load"
+        prefix = f"{self.fleet.name}-load{self.history.seed}"
         load = Load(self.history, self.fleet.records, prefix=prefix, outstanding=10, submit=self._submit)
         try:
             yield load
@@ -57,7 +58,7 @@ class Run:
                 self.history.runs += [run for run in witness.runs() if run.job_id]
 
     def plan(self, lines: int) -> Plan:
-        job_id = f"{self.fleet.name}-own-{next(self._numbers)}"
+        job_id = f"{self.fleet.name}-own{self.history.seed}-{next(self._numbers)}"
         plan = Plan(job_id=job_id, kind="ok", lines=lines, pause_s=0.1, pause_every=1, value=21, priority=5)
         self.history.plans[job_id] = plan
         return plan
@@ -109,8 +110,11 @@ class Run:
         return len(ids)
 
 
-@pytest.mark.timeout(600)
-def test_hosts_are_upgraded_and_downgraded_one_after_the_other(fleet: UpgradeFleet, old: Version, new: Version) -> None:
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("rounds", [1, pytest.param(4, marks=pytest.mark.long)])
+def test_hosts_are_upgraded_and_downgraded_one_after_the_other(
+    fleet: UpgradeFleet, old: Version, new: Version, rounds: int
+) -> None:
     run = Run(fleet, [fleet.driver(old), fleet.driver(new)])
     first, second = run.hosts
     first.start(old, *NODES)
@@ -118,7 +122,7 @@ def test_hosts_are_upgraded_and_downgraded_one_after_the_other(fleet: UpgradeFle
 
     with run.under_load():
         run.add_schedule()
-        for version in (new, old):
+        for version in (new, old) * rounds:
             for host, kill in ((first, False), (second, True)):
                 run.replace_jobs_node(host, version, kill=kill)
                 others = [node for node in NODES[1:] if node in host.running]
