@@ -9,7 +9,6 @@ CroniumError
 ├── ScheduleNotFound        no schedule of that name
 ├── ScheduleConflict        there is a schedule of that name already
 ├── JobFailed               the job ended other than `completed`; `.result` has everything
-├── HostsTooOld             a live host of the job's queue does not know one of its fields
 ├── SecretsUnreadable       there is no key for a job's secrets, or another one; the message says what to do
 ├── ClaimLost               this worker no longer owns the attempt; it must write nothing more
 ├── Detached                this worker is to leave the attempt to the next one; its container runs on
@@ -63,10 +62,6 @@ class ScheduleNotFound(CroniumError):
 
 class ScheduleConflict(CroniumError):
     """Another schedule has this name."""
-
-
-class HostsTooOld(CroniumError):
-    """A live host that may take the job is of a version that cannot read it; the message names both and the remedy."""
 
 
 class SecretsUnreadable(CroniumError):

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from cronium_worker.models import Job, Resources, ScriptType
+from cronium_worker.models import Job, Resources, ScriptType, formats
 from cronium_worker.models.job import PullPolicy
 from cronium_worker.sealing import NO_KEY
 from cronium_worker.settings import OWN_NAMES, Settings
@@ -31,6 +31,23 @@ def admit(data: Job | Mapping[str, Any], settings: Settings) -> Job:
     if errors:
         raise ValidationError.from_exception_data("Job", errors, hide_input=True)
     return job
+
+
+def with_known_fields(job: Job, hosts: Mapping[str, int]) -> Job:
+    """Return the job without what one of the hosts does not know and can do without. `hosts`: the format that each reads.
+
+    Raises pydantic.ValidationError with the fields that are not known everywhere and cannot be left out.
+    """
+    unknown = formats.newer_than(min(hosts.values(), default=formats.FORMAT), job)
+    errors = []
+    for addition in unknown:
+        if not addition.is_optional:
+            too_old = ", ".join(sorted(name for name, reads in hosts.items() if reads < addition.format))
+            reason = f"not known to {too_old}: upgrade these hosts (`cronium hosts`), or leave it out"
+            errors.append(_refusal(tuple(addition.field.split(".")), addition.value, reason))
+    if errors:
+        raise ValidationError.from_exception_data("Job", errors, hide_input=True)
+    return formats.without(job, unknown) if unknown else job
 
 
 def with_defaults(job: Job, settings: Settings) -> Job:

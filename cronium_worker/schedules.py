@@ -26,7 +26,6 @@ from redbeat.schedulers import ensure_conf, get_redis
 from cronium_worker.app import app
 from cronium_worker.errors import (
     CroniumError,
-    HostsTooOld,
     JobConflict,
     JobNotFound,
     NotSigned,
@@ -50,7 +49,7 @@ _PREFIX = "schedule:"
 # A run that is later than this was missed: another beat leads within 25 seconds.
 LATE = timedelta(seconds=60)
 _UNUSABLE = "its definition cannot be used here: check CRONIUM_SIGNING_KEYS, or remove it"
-_REFUSALS = (ValidationError, JobConflict, HostsTooOld, NotSigned, SecretsUnreadable)
+_REFUSALS = (ValidationError, JobConflict, NotSigned, SecretsUnreadable)
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def _read(entry: str, signed: str) -> _Plan:
 def add(schedule: JobSchedule | Mapping[str, Any]) -> ScheduleView:
     """Keep a schedule; it is due for the first time after now.
 
-    Raises pydantic.ValidationError, HostsTooOld, SecretsUnreadable and ScheduleConflict, before anything is stored.
+    Raises pydantic.ValidationError, SecretsUnreadable and ScheduleConflict, before anything is stored.
     """
     schedule = schedule if isinstance(schedule, JobSchedule) else JobSchedule.model_validate(schedule)
     job = schedule.job

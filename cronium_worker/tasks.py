@@ -17,7 +17,6 @@ from redis.exceptions import RedisError
 from cronium_worker.app import app
 from cronium_worker.broker import message_priority
 from cronium_worker.errors import (
-    HostsTooOld,
     JobConflict,
     JobFailed,
     JobNotFound,
@@ -32,14 +31,14 @@ from cronium_worker.models import ErrorInfo, Job, JobResult, formats
 from cronium_worker.models.fields import JOB_ID_PATTERN
 from cronium_worker.models.job import DEFAULT_QUEUE
 from cronium_worker.models.workflow import On, following, hindrance, not_taken
-from cronium_worker.policy import admit
+from cronium_worker.policy import admit, with_known_fields
 from cronium_worker.settings import get_settings
 from cronium_worker.signing import is_signed
 
 # What canvas puts into a message: a job that must be sent again goes on in its chain, chord or group.
 _CANVAS = ("link", "link_error", "chain", "chord", "group_id", "group_index", "root_id", "parent_id")
 
-_REFUSALS = (ValidationError, JobConflict, HostsTooOld, NotSigned, SecretsUnreadable)
+_REFUSALS = (ValidationError, JobConflict, NotSigned, SecretsUnreadable)
 _ONE_ARGUMENT = (
     "execute_job takes one argument: a Job, or a dict of the same shape; after another task than a job write "
     "execute_job.si(job), so that it is not given that one's result"
@@ -71,22 +70,14 @@ def store() -> JobStore:
 
 
 def as_hosts_read(job: Job, queue: str | None) -> Job:
-    """Return the job as each live host of the queue reads it (None: of any queue). Without hosts it is left as it is.
+    """Return the job as every live host of the queue reads it (None: of any queue); a job waits where there is no host.
 
-    Raises HostsTooOld when one of them does not know a field that cannot be left out. Asks Redis only for a job that
-    needs more than the oldest format.
+    Asks Redis only for a job that needs more than the oldest format. Raises pydantic.ValidationError.
     """
     if formats.needed_format(job) == formats.OLDEST:
         return job
-    hosts = HostRegistry(store().redis, host_ttl_s=get_settings().lease_ttl).job_formats(queue)
-    unknown = formats.newer_than(min(hosts.values(), default=formats.FORMAT), job)
-    needed = [addition for addition in unknown if not addition.is_optional]
-    if needed:
-        newest = max(addition.format for addition in needed)
-        too_old = ", ".join(sorted(name for name, known in hosts.items() if known < newest))
-        names = ", ".join(map(str, needed))
-        raise HostsTooOld(f"{names}: not known to {too_old}: upgrade these hosts (`cronium hosts`), or leave it out")
-    return formats.without(job, unknown) if unknown else job
+    hosts = HostRegistry(store().redis, host_ttl_s=get_settings().lease_ttl)
+    return with_known_fields(job, hosts.job_formats(queue))
 
 
 def _register(
@@ -96,7 +87,7 @@ def _register(
 
     The job is kept as it was given: the worker fills in the defaults of its own fleet. Its secrets may be encrypted.
     `is_accepted`: a producer has checked it against the hosts; if one has become too old since, the job waits.
-    Raises pydantic.ValidationError, JobConflict, HostsTooOld, SecretsUnreadable.
+    Raises pydantic.ValidationError, JobConflict, SecretsUnreadable.
     """
     job = _parse(data, task_id)
     admit(job, get_settings())
@@ -152,7 +143,7 @@ def _for_message(value: Any) -> Any:
         is_clear = isinstance(value.get("secrets"), Mapping)
         value = Job.model_validate(_opened(value, None)) if is_clear or store().signer.in_use else value
     if not isinstance(value, Job):
-        return _with_known_fields(value)
+        return _as_all_hosts_read(value)
     value = as_hosts_read(value, None)  # any host may register it
     content = json.loads(value.to_json(secrets=False))
     if value.secrets:
@@ -161,7 +152,7 @@ def _for_message(value: Any) -> Any:
     return store().signer.wrap(json.dumps(content)) if store().signer.in_use else content
 
 
-def _with_known_fields(value: Any) -> Any:
+def _as_all_hosts_read(value: Any) -> Any:
     """The same of what may be a job, and stays in the form in which it was given."""
     if not formats.ADDITIONS or not isinstance(value, Mapping) or is_signed(value):
         return value
@@ -170,7 +161,7 @@ def _with_known_fields(value: Any) -> Any:
     except ValidationError:  # the worker that registers it says why
         return value
     known = as_hosts_read(job, None)
-    exclude = set() if "id" in value else {"id"}
+    exclude = set() if "id" in value else {"id"}  # one that is not given is the task's
     return value if known is job else known.model_dump(mode="json", exclude_unset=True, exclude=exclude)
 
 
@@ -208,7 +199,7 @@ class JobTask(Task):
         on: On | None = None,
         **options: Any,
     ) -> Any:
-        """Raises pydantic.ValidationError, JobConflict, HostsTooOld and NotSigned, before anything is sent.
+        """Raises pydantic.ValidationError, JobConflict and NotSigned, before anything is sent.
 
         In a node the job came in the message of another task, as a link or the rest of a chain: nobody would hear of
         an error, so it ends as failed, for whoever waits for it. There it may be given the result before it, and `on`:

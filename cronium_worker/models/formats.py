@@ -35,9 +35,6 @@ class Addition(NamedTuple):
             part = getattr(part, name)
         return self.value is None or bool(part == self.value)
 
-    def __str__(self) -> str:
-        return self.field if self.value is None else f"{self.field}: {self.value}"
-
 
 ADDITIONS: tuple[Addition, ...] = ()
 # The newest format that this version reads.

@@ -10,7 +10,6 @@ from redis.exceptions import RedisError
 
 from cronium_worker.errors import (
     BrokerUnavailable,
-    HostsTooOld,
     JobConflict,
     JobNotFound,
     ScheduleConflict,
@@ -24,7 +23,6 @@ CODES: dict[type[Exception], int] = {
     RequestValidationError: 422,
     ValidationError: 422,
     SecretsUnreadable: 422,
-    HostsTooOld: 422,
     JobConflict: 409,
     ScheduleConflict: 409,
     JobNotFound: 404,
