@@ -36,7 +36,8 @@ def admit(data: Job | Mapping[str, Any], settings: Settings) -> Job:
 def with_known_fields(job: Job, hosts: Mapping[str, int]) -> Job:
     """Return the job without what one of the hosts does not know and can do without.
 
-    `hosts`: the format that each reads. Raises pydantic.ValidationError with the fields that are not known everywhere and cannot be left out.
+    `hosts`: the format that each reads. Raises pydantic.ValidationError with the fields that are not known everywhere
+    and cannot be left out.
     """
     unknown = formats.newer_than(min(hosts.values(), default=formats.FORMAT), job)
     errors = []
