@@ -108,7 +108,13 @@ class TimedRunner:
         settings = get_settings()
         began, sample_at = time.monotonic(), settings.metrics_interval or float("inf")
         position = 0
-        writer = LogWriter(self._store, claim, chunk=settings.log.chunk_bytes, on_room=lambda: None)
+        writer = LogWriter(
+            self._store,
+            claim,
+            chunk=settings.log.chunk_bytes,
+            max_bytes=settings.log.max_bytes,
+            on_room=lambda: None,
+        )
         for number in range(max(1, lines)):
             if lines:
                 text = _LINE.format(number)

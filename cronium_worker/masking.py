@@ -389,10 +389,6 @@ class StreamMasker:
         spans, _ = finder.look(self._held, self._before or finder.nothing_before)
         return self._give(self._held, spans, len(self._held))
 
-    def drop(self) -> None:
-        """Forget what is held back: the stream is cut here, and it may be most of a secret."""
-        self._held, self._covered, self._begun = b"", 0, 0
-
     def _give(self, data: bytes, spans: list[Span], hold: int) -> bytes:
         if self._covered:
             spans = list(_joined([(0, self._covered), *spans]))

@@ -33,6 +33,7 @@ from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.execution.secrecy import JobMasker
 from cronium_worker.execution.signals import CancelToken, Wake
 from cronium_worker.fleet.events import now_iso, progress_body, status_body
+from cronium_worker.fleet.share import with_others
 from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import (
@@ -53,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 _SIGKILL_EXIT = 137
 _NOT_FOUND_EXIT = 127
+_EARLIER_CUT = "the logs of earlier attempts were cut to make room for the last one's"
 
 
 class Attempt:
@@ -200,19 +202,21 @@ class Attempt:
             raise Detached(container_left=False)
 
     def _ensure_image(self, job: Job) -> Pulled:
-        def progress(message: str, **fields: Any) -> None:
-            self._store.write(self._claim, [progress_body(message, **fields)])
-
         settings = self._host.settings
         candidates = image_candidates(job, settings)
         asked = job.pull_policy if "pull_policy" in job.model_fields_set else settings.pull_policy
         try:
             return self._images.pull_first(
-                candidates, policy=pull_policy(asked, candidates), cancelled=self._unwanted, progress=progress
+                candidates, policy=pull_policy(asked, candidates), cancelled=self._unwanted, progress=self._tell
             )
         except Cancelled:
             self._raise_if_cancelled()
             raise
+
+    def _tell(self, message: str, **fields: Any) -> None:
+        """A `progress` event, as long as the job's share has room for it."""
+        if self._claim.stored < with_others(self._host.settings.log.max_bytes):
+            self._store.write(self._claim, [progress_body(message, **fields)])
 
     def _unwanted(self) -> bool:
         return self._token.cancelled() or self._token.detached()
@@ -221,10 +225,7 @@ class Attempt:
         """The job's share of the host, when it is its turn."""
         admission, share = self._host.admission, Share.of(job.resources)
 
-        def told(message: str) -> None:
-            self._store.write(self._claim, [progress_body(message)])
-
-        if admission.enter(share, self._ticket(job), on_wait=told):
+        if admission.enter(share, self._ticket(job), on_wait=self._tell):
             self._cleanup.callback(admission.leave, share)
         self._raise_if_cancelled()
 
@@ -247,6 +248,7 @@ class Attempt:
             self._store,
             self._claim,
             chunk=settings.chunk_bytes,
+            max_bytes=settings.max_bytes,
             spool_in=self._host.settings.sandboxes_path,
             spool_bytes=settings.spool_bytes,
             on_room=wake.set,
@@ -271,7 +273,7 @@ class Attempt:
                 wake.close()
 
     def _job_log(self, writer: LogWriter, sandbox: Sandbox) -> JobLog:
-        settings, progress = self._host.settings.log, self._claim.progress
+        progress = self._claim.progress
         start: dict[Stream, int] = {}
         if progress is not None:
             start = {"stdout": progress.stdout_offset, "stderr": progress.stderr_offset}
@@ -282,7 +284,6 @@ class Attempt:
         return JobLog(
             writer,
             self._masker,
-            max_bytes=settings.max_bytes,
             start=start,
             exact=sandbox.left is None or sandbox.left.exact_log,
             stored_bytes=log_file_bytes(self._host.settings),
@@ -358,13 +359,15 @@ class Attempt:
         if error is not None:
             details = self._masker.json(error.details)
             error = error.model_copy(update={"message": self._public(error.message), "details": details})
-        claim = self._claim
+        claim, output = self._claim, self._output
+        if claim.earlier_cut:
+            output = output.model_copy(update={"notes": (*output.notes, _EARLIER_CUT)})
         return JobResult(
             job_id=claim.job.id,
             status=_status(error),
             exit_code=self._exit_code,
             error=error,
-            output=self._output,
+            output=output,
             metrics=self._metrics,
             log=self._log,
             attempt=claim.attempt,

@@ -36,7 +36,6 @@ class _State:
     unstored: int = 0  # bytes that were printed, and are not in the stored log
     lines: int = 0
     last: bytes = b"\n"
-    cut: bool = False  # by the cap
 
     @property
     def offset(self) -> int:
@@ -66,7 +65,7 @@ class _State:
 
 
 class JobLog:
-    """Bytes of both streams to the writer, up to the cap; beyond it they are counted and dropped.
+    """Bytes of both streams to the writer, as long as it takes them; then they are counted and dropped.
 
     `start`: how many bytes of each stream another worker has given out. They are counted as well, and must come
     again: the stored log begins with the first byte. `exact`: it holds the bytes as they were printed.
@@ -79,7 +78,6 @@ class JobLog:
         writer: LogWriter,
         masker: Masker,
         *,
-        max_bytes: int,
         start: Mapping[Stream, int] | None = None,
         exact: bool = True,
         stored_bytes: int | None = None,
@@ -87,8 +85,7 @@ class JobLog:
     ) -> None:
         start = start or {}
         self._writer = writer
-        self._left = max(0, max_bytes - sum(start.values()))
-        self._truncated = sum(start.values()) > max_bytes
+        self._truncated = writer.full
         self._exact = exact
         self._stored_bytes = stored_bytes
         self._on_gap = on_gap
@@ -105,7 +102,7 @@ class JobLog:
 
     @property
     def truncated(self) -> bool:
-        """Whether the cap was reached: nothing more is given out."""
+        """Whether the job's share is used up: nothing more is given out."""
         return self._truncated
 
     def feed(self, stream: Stream, data: bytes) -> None:
@@ -122,14 +119,10 @@ class JobLog:
             metrics.log_lines.inc(state.lines - lines)
         if known and not self._exact and _REPLACEMENT in data[:known]:
             self.lost("the stored log has other bytes than were printed")
-        data = data[known:]
-        kept = data[: self._left]
-        self._left -= len(kept)
-        if len(kept) < len(data):
-            self._truncated = state.cut = True
-            metrics.log_dropped.inc(len(data) - len(kept))
-        if kept:
-            self._give(stream, state.decoder.decode(state.masker.feed(kept)))
+        if self._truncated:
+            metrics.log_dropped.inc(len(data) - known)
+        elif data := data[known:]:
+            self._give(stream, state.decoder.decode(state.masker.feed(data)))
 
     def _compare(self, state: _State, data: bytes) -> bytes:
         """What of the data was not read before. The rest must be the same as then."""
@@ -173,12 +166,9 @@ class JobLog:
             self._on_gap(reason)
 
     def finish(self) -> LogSummary:
-        """Give out what was held back, and sum up. A character cut by the cap is dropped, not replaced."""
+        """Give out what was held back, and sum up."""
         for stream, state in self._streams.items():
-            if state.cut:
-                state.masker.drop()
-            rest = state.masker.finish()
-            self._give(stream, state.decoder.decode(rest, final=not state.cut))
+            self._give(stream, state.decoder.decode(state.masker.finish(), final=True))
         states = self._streams.values()
         return LogSummary(
             bytes=sum(state.read + state.unstored for state in states),
@@ -188,5 +178,8 @@ class JobLog:
         )
 
     def _give(self, stream: Stream, text: str) -> None:
-        if text:
-            self._writer.put(stream, text, offset=self._streams[stream].offset)
+        if text and not self._truncated:
+            taken = self._writer.put(stream, text, offset=self._streams[stream].offset)
+            if taken < len(text):
+                self._truncated = True
+                metrics.log_dropped.inc(len(text[taken:].encode()))

@@ -9,11 +9,13 @@ from cronium_worker.models import Metrics
 # Over less time a percentage says little: the kernel gives a limited container its share every 100 ms.
 _SHORTEST_S = 0.5
 _AT_MOST_EVERY_S = 0.5
+# Of a run that is long, samples come further apart, so that those of a day are some 3,000.
+_PART_OF_RUN = 1 / 500
 
 
 class Sampler:
-    """Of one run. `every_s`: between two samples; 0: none are taken. `metrics`: as of the last look; where the kernel
-    told nothing at that moment, of the one before."""
+    """Of one run. `every_s`: between two samples at first; 0: none are taken. `metrics`: as of the last look; where the
+    kernel told nothing at that moment, of the one before."""
 
     def __init__(self, reader: UsageReader, *, every_s: float) -> None:
         self._reader = reader
@@ -22,7 +24,7 @@ class Sampler:
         self.oom_kills = 0
         self._peak_percent: float | None = None
         self._percent: float | None = None
-        now = time.monotonic()
+        self._began = now = time.monotonic()
         self._looked_at = float("-inf")
         self._since, self._cpu_s = now, reader.read().cpu_seconds
         self.due_s = now + every_s if every_s else float("inf")
@@ -51,6 +53,7 @@ class Sampler:
         """What a `metrics` event has: percent of one core since the sample before, bytes and processes of this moment,
         and the totals."""
         self.look()
-        self.due_s = time.monotonic() + self._every_s
+        now = time.monotonic()
+        self.due_s = now + max(self._every_s, (now - self._began) * _PART_OF_RUN)
         totals = self.metrics.model_dump(exclude={"cpu_percent_peak"})
         return {"cpu_percent": self._percent, **self._reader.now(), **totals}

@@ -23,7 +23,16 @@ from redis.commands.core import Script as LuaScript
 from redis.exceptions import NoPermissionError, RedisError
 
 from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, NotSigned, SecretsUnreadable, validation_message
-from cronium_worker.fleet.events import Body, Event, claim_body, now_iso, progress_body, status_body, whole
+from cronium_worker.fleet.events import (
+    Body,
+    Event,
+    claim_body,
+    now_iso,
+    progress_body,
+    status_body,
+    stored_bytes,
+    whole,
+)
 from cronium_worker.fleet.patience import Patience
 from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Script, formats
 from cronium_worker.models.job import DEFAULT_QUEUE
@@ -50,6 +59,7 @@ _SCRIPTS = (
     "cancel",
     "refuse",
     "explain",
+    "cut",
 )
 # How many jobs have ended, by "status|type|type of error".
 ENDED_KEY = "cronium:ended"
@@ -141,10 +151,17 @@ class Claim:
     sent_at_ms: int = 0
     progress: Progress | None = None  # of an attempt that is adopted
     adoptions: int = 0  # in a row, each after the death of a worker
+    stored: int = 0  # bytes of Redis that the job's events take (fleet.share)
+    earlier_cut: bool = False  # whether logs of attempts before this one were cut to make room
     taken_s: float = field(default_factory=time.monotonic)
     _writes: int = 0
     _seq: int = 0  # of the next event
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    @property
+    def seq(self) -> int:
+        """Of the next event."""
+        return self._seq
 
 
 class JobStore:
@@ -426,7 +443,8 @@ class JobStore:
         Raises ClaimLost.
         """
         with claim._lock:
-            pairs = tuple(chain(*fields.items()))
+            claim.stored += sum(map(stored_bytes, bodies))
+            pairs = tuple(chain(*fields.items(), ("stored", claim.stored)))
             while (outcome := self._fenced("write", claim, *_numbered(claim, bodies), *pairs)).isdigit():
                 claim._seq = int(outcome)  # of an earlier write nobody heard whether it was made
             claim._seq += len(bodies)

@@ -1,12 +1,14 @@
-"""The way of a job's log into Redis: at once while the line is free, gathered while a write is under way, on disk
-when more waits than memory is to hold."""
+"""The way of a job's log into Redis: at once after a pause, gathered while it goes on, on disk when more waits than
+memory is to hold; and no more of it than the job's share."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from cronium_worker.fleet.events import Body, log_body
+from cronium_worker.fleet.events import Body, log_body, stored_bytes
+from cronium_worker.fleet.share import fitting, json_length, with_others
 from cronium_worker.fleet.spool import Piece, Spool
 from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.models import Stream
@@ -16,6 +18,11 @@ _BATCH_CHARACTERS = 512 * 1024
 _BATCH_PIECES = 200
 _PIECES_APART = 100
 _SPOOL_BLOCK = 64 * 1024
+# Between two writes; longer when there have been many, so that a long log is text and not events' frames.
+_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+_LONGER_AFTER_WRITES = 2000
+_FRAME_BYTES = stored_bytes(log_body("stdout", ""))  # of an event that has no text
 
 
 class _Queue:
@@ -26,14 +33,21 @@ class _Queue:
         self.pieces: deque[Piece] = deque()
         self.characters = 0
 
+    def events(self, piece: Piece) -> int:
+        """How many events the piece would make more."""
+        return 0 if self._joined_by(piece) else -(-len(piece.text) // self._chunk)
+
     def add(self, piece: Piece) -> None:
-        last = self._last_of(piece.stream)
-        if last is not None and len(last.text) + len(piece.text) <= self._chunk:
+        if (last := self._joined_by(piece)) is not None:
             last.text += piece.text
             last.offset = piece.offset
         else:
             self.pieces.append(piece)
         self.characters += len(piece.text)
+
+    def _joined_by(self, piece: Piece) -> Piece | None:
+        last = self._last_of(piece.stream)
+        return last if last is not None and len(last.text) + len(piece.text) <= self._chunk else None
 
     def _last_of(self, stream: Stream) -> Piece | None:
         """The piece that text of this stream may be added to: the newest one; when many wait, also one before
@@ -64,6 +78,7 @@ class LogWriter:
         claim: Claim,
         *,
         chunk: int,
+        max_bytes: int,
         buffer: int = 1024 * 1024,
         spool_in: Path | None = None,
         spool_bytes: int = 0,
@@ -73,6 +88,9 @@ class LogWriter:
         self._claim = claim
         self._chunk = chunk
         self._buffer = buffer
+        self._max_bytes = max_bytes
+        self._left = max_bytes - claim.stored
+        self._cut = False
         self._on_room = on_room
         # Oldest first: what is being written, `_head`, `_spool`, `_tail`.
         self._writing = 0  # characters
@@ -80,6 +98,8 @@ class LogWriter:
         self._spool = Spool(spool_in, max_bytes=spool_bytes)
         self._tail = _Queue(chunk)
         self._sample: Body | None = None
+        self._writes, self._wrote_at = 0, float("-inf")
+        self._gathering = False
         self._closing = False
         self._error: Exception | None = None
         self._changed = threading.Condition()
@@ -92,20 +112,37 @@ class LogWriter:
     def _memory_has_room(self) -> bool:
         return self._writing + self._head.characters + self._tail.characters < self._buffer
 
-    def put(self, stream: Stream, text: str, *, offset: int) -> None:
-        """Queue text. `offset`: bytes of the raw stream up to the end of this text, kept in the record so that
-        another worker can go on from there. Raises what the thread failed with (ClaimLost, redis errors)."""
+    @property
+    def full(self) -> bool:
+        """Whether the job has no room for text any more."""
+        return self._left <= 0
+
+    def put(self, stream: Stream, text: str, *, offset: int) -> int:
+        """Queue text; returns how many characters of it had room, and when that is not all, none will have any more.
+        `offset`: bytes of the raw stream up to the end of this text, kept in the record so that another worker can go
+        on from there. Raises what the thread failed with (ClaimLost, redis errors)."""
         piece = Piece(stream, text, offset)
         with self._changed:
             if self._error is not None:
                 raise self._error
-            if not self._spool and not self._tail.pieces and (self._memory_has_room() or self._spool.full):
-                self._head.add(piece)
-            else:
-                self._tail.add(piece)
-                if self._tail.characters >= _SPOOL_BLOCK and not self._spool.full:
-                    self._spill()
-            self._changed.notify_all()
+            at_once = not self._spool and not self._tail.pieces and (self._memory_has_room() or self._spool.full)
+            queue = self._head if at_once else self._tail
+            self._take_share(piece, queue)
+            if not piece.text:
+                return 0
+            queue.add(piece)
+            if not at_once and self._tail.characters >= _SPOOL_BLOCK and not self._spool.full:
+                self._spill()
+            self._notify()
+            return len(piece.text)
+
+    def _take_share(self, piece: Piece, queue: _Queue) -> None:
+        """Leave of the piece what the job's share has room for."""
+        frames = queue.events(piece) * _FRAME_BYTES
+        taken = fitting(piece.text, self._left - frames)
+        self._cut = taken < len(piece.text)
+        piece.text = piece.text[:taken]
+        self._left = 0 if self._cut else self._left - frames - json_length(piece.text)
 
     def put_sample(self, body: Body) -> None:
         """Queue a `metrics` event. One that waits is replaced: of what was used while Redis was away, nobody asks.
@@ -113,7 +150,13 @@ class LogWriter:
         with self._changed:
             if self._error is not None:
                 raise self._error
-            self._sample = body
+            if self._left > self._max_bytes - with_others(self._max_bytes):
+                self._sample = body
+                self._notify()
+
+    def _notify(self) -> None:
+        """Wake the thread, but not to find that it is to gather more."""
+        if not self._gathering or self._is_a_batch():
             self._changed.notify_all()
 
     def _spill(self) -> None:
@@ -147,9 +190,8 @@ class LogWriter:
     def _next_batch(self) -> tuple[list[Piece], Body | None]:
         """All that waits, up to the batch's size, and a sample; nothing at the end."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._head.pieces or self._spool or self._tail.pieces or self._sample or self._closing
-            )
+            self._changed.wait_for(lambda: self._waits() or self._sample or self._closing)
+            self._gather()
             batch: list[Piece] = []
             while self._writing < _BATCH_CHARACTERS and len(batch) < _BATCH_PIECES:
                 if not self._head.pieces and not self._refill():
@@ -157,7 +199,30 @@ class LogWriter:
                 batch.append(self._head.take())
                 self._writing += len(batch[-1].text)
             sample, self._sample = self._sample, None
+            if sample is not None:
+                self._left -= stored_bytes(sample)
+            if self._cut and not self._waits():
+                # Nobody is to go on behind the place where it is cut.
+                self._claim.stored = max(self._claim.stored, self._max_bytes)
             return batch, sample
+
+    def _waits(self) -> bool:
+        return bool(self._head.pieces or self._spool or self._tail.pieces)
+
+    def _is_a_batch(self) -> bool:
+        characters = self._head.characters + self._tail.characters
+        much = characters >= min(_BATCH_CHARACTERS, self._buffer) or len(self._head.pieces) >= _BATCH_PIECES
+        return much or bool(self._spool)
+
+    def _gather(self) -> None:
+        """Let what is to come join what waits, until some time after the last write."""
+        pause_s = min(_PAUSE_S * (1 + self._writes / _LONGER_AFTER_WRITES), _LONGEST_PAUSE_S)
+        self._gathering = True
+        while not (self._closing or self._is_a_batch()):
+            if (left_s := self._wrote_at + pause_s - time.monotonic()) <= 0:
+                break
+            self._changed.wait(left_s)
+        self._gathering = False
 
     def _refill(self) -> bool:
         """What comes after the head becomes the head. False: nothing does."""
@@ -179,4 +244,6 @@ class LogWriter:
             offsets[f"{piece.stream}_offset"] = piece.offset
         if sample is not None:
             bodies.append(sample)
+        self._writes += 1
+        self._wrote_at = time.monotonic()
         self._store.write(self._claim, bodies, offsets)

@@ -122,20 +122,27 @@ def test_any_stored_log_is_told_whole_only_if_it_is(wire: bytes, at: list[int], 
 class Paper:
     """Takes what a LogWriter would write, and keeps the offsets as the record does."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = 10**6) -> None:
+        self.room = room
         self.text: dict[Stream, str] = {"stdout": "", "stderr": ""}
         self.offsets: dict[Stream, int] = {"stdout": 0, "stderr": 0}
 
-    def put(self, stream: Stream, text: str, *, offset: int) -> None:
+    @property
+    def full(self) -> bool:
+        return self.room == 0
+
+    def put(self, stream: Stream, text: str, *, offset: int) -> int:
         assert text
         assert offset >= self.offsets[stream]
-        self.text[stream] += text
+        kept, self.room = text[: self.room], max(0, self.room - len(text))
+        self.text[stream] += kept
         self.offsets[stream] = offset
+        return len(kept)
 
 
-def _log(paper: Paper, *, max_bytes: int) -> JobLog:
+def _log(paper: Paper) -> JobLog:
     writer: Any = paper
-    return JobLog(writer, Masker(_SECRETS), max_bytes=max_bytes, start=dict(paper.offsets))
+    return JobLog(writer, Masker(_SECRETS), start=dict(paper.offsets))
 
 
 def _plain(text: dict[Stream, str]) -> dict[Stream, str]:
@@ -143,9 +150,9 @@ def _plain(text: dict[Stream, str]) -> dict[Stream, str]:
     return {stream: re.sub(r"(\*\*\*)+", "***", words) for stream, words in text.items()}
 
 
-def _told(chunks: Chunks, at: list[int], *, max_bytes: int) -> tuple[Paper, LogSummary]:
-    paper = Paper()
-    log = _log(paper, max_bytes=max_bytes)
+def _told(chunks: Chunks, at: list[int], *, room: int = 10**6) -> tuple[Paper, LogSummary]:
+    paper = Paper(room)
+    log = _log(paper)
     for stream, data in chunks:
         for piece in in_pieces(data, at):
             log.feed(stream, piece)
@@ -158,9 +165,9 @@ _chunks = st.lists(st.tuples(_stream, _bytes), max_size=6)
 
 @FUZZ
 @given(_chunks, cuts, st.sampled_from([0, 1, 7, 40, _CAP, 10**6]))
-def test_any_bytes_in_any_pieces_give_the_same_text(chunks: Chunks, at: list[int], max_bytes: int) -> None:
-    paper, summary = _told(chunks, at, max_bytes=max_bytes)
-    whole, whole_summary = _told(chunks, [], max_bytes=max_bytes)
+def test_any_bytes_in_any_pieces_give_the_same_text(chunks: Chunks, at: list[int], room: int) -> None:
+    paper, summary = _told(chunks, at, room=room)
+    whole, whole_summary = _told(chunks, [], room=room)
 
     assert _plain(paper.text) == _plain(whole.text)
     assert summary == whole_summary
@@ -185,9 +192,9 @@ def test_any_bytes_are_resumed_wherever_they_were_left(
     chunks: Chunks, at: list[int], left_at: list[int], again: bool
 ) -> None:
     """`again`: the same worker reads it once more; else the next one does."""
-    whole, whole_summary = _told(chunks, [], max_bytes=10**6)
+    whole, whole_summary = _told(chunks, [])
     paper = Paper()
-    log = _log(paper, max_bytes=10**6)
+    log = _log(paper)
     for left in left_at:
         for stream, data in chunks[: left % (len(chunks) + 1)]:
             for piece in in_pieces(data, at)[: left % 5 + 1]:
@@ -197,7 +204,7 @@ def test_any_bytes_are_resumed_wherever_they_were_left(
         if again:
             log.rewind()
         else:
-            log = _log(paper, max_bytes=10**6)
+            log = _log(paper)
     for stream, data in chunks:
         log.feed(stream, data)
     log.source_ended()

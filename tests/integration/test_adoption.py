@@ -190,21 +190,22 @@ for n in range(2000):
     os.write(2, b"%09d\\n" % n)
     time.sleep(0.001)
 """
-    job = case({"log": Log(max_bytes=20_000)}, script={"type": "python", "content": content})
+    job = case({"log": Log(max_bytes=40_000)}, script={"type": "python", "content": content})
     shift = job.start()
-    for number in (200, 500, 990):
+    for number in (50, 100, 150):
         job.wait_for(f"{number:09d}\n")
         assert shift.leave() is not None
         shift = job.adopt()
-    job.wait_for("0000009")
-    wait_until(lambda: len(job.text()) + len(job.text("stderr")) >= 20_000, what="the cap")
+    wait_until(lambda: int(job.store.record(job.id)["stored"]) >= 40_000, what="the cap")
+    cut_at = len(job.text()), len(job.text("stderr"))
     assert shift.leave() is not None
     result = job.adopt().end()
 
     assert (result.log.truncated, result.log.bytes, result.log.lines) == (True, 40_000, 4000)
     for text in (job.text(), job.text("stderr")):
         assert text == "".join(f"{n:09d}\n" for n in range(2000))[: len(text)]
-    assert len(job.text()) + len(job.text("stderr")) == 20_000
+    assert (len(job.text()), len(job.text("stderr"))) == cut_at
+    assert sum(len(json.dumps(event)) for event in job.events()) < 50_000
 
 
 def test_bytes_that_json_file_does_not_keep_are_a_gap_that_is_told(case: Callable[..., Case]) -> None:

@@ -78,7 +78,7 @@ def text(store: JobStore, claim: Claim, stream: str = "stdout") -> str:
 
 
 def test_text_is_written_at_once_and_in_order(store: JobStore, claim: Claim, room: Room) -> None:
-    writer = LogWriter(store, claim, chunk=1000, on_room=room)
+    writer = LogWriter(store, claim, chunk=1000, max_bytes=10**9, on_room=room)
 
     writer.put("stdout", "one\n", offset=4)
     wait_until(lambda: logged(store, claim) == [("stdout", "one\n")], what="the first line, while the script runs")
@@ -94,7 +94,7 @@ def test_text_is_written_at_once_and_in_order(store: JobStore, claim: Claim, roo
 
 
 def test_all_that_was_put_is_written_in_order_of_each_stream(store: JobStore, claim: Claim, room: Room) -> None:
-    writer = LogWriter(store, claim, chunk=50, on_room=room)
+    writer = LogWriter(store, claim, chunk=50, max_bytes=10**9, on_room=room)
     expected = {"stdout": "", "stderr": ""}
 
     for number in range(3000):
@@ -110,7 +110,7 @@ def test_all_that_was_put_is_written_in_order_of_each_stream(store: JobStore, cl
 
 
 def test_a_log_without_text_writes_nothing(store: JobStore, claim: Claim, room: Room) -> None:
-    LogWriter(store, claim, chunk=50, on_room=room).close()
+    LogWriter(store, claim, chunk=50, max_bytes=10**9, on_room=room).close()
 
     assert logged(store, claim) == []
     assert room.calls == 0
@@ -118,7 +118,7 @@ def test_a_log_without_text_writes_nothing(store: JobStore, claim: Claim, room: 
 
 @pytest.mark.parametrize(("length", "chunks"), [(1, 1), (99, 1), (100, 1), (101, 2), (1000, 10), (1050, 11)])
 def test_no_event_has_more_than_a_chunk(store: JobStore, claim: Claim, room: Room, length: int, chunks: int) -> None:
-    writer = LogWriter(store, claim, chunk=100, on_room=room)
+    writer = LogWriter(store, claim, chunk=100, max_bytes=10**9, on_room=room)
     data = ("abcü" * length)[:length]
 
     writer.put("stdout", data, offset=length)
@@ -133,7 +133,7 @@ def test_no_event_has_more_than_a_chunk(store: JobStore, claim: Claim, room: Roo
 def test_while_redis_is_slow_text_is_gathered(
     store: JobStore, claim: Claim, room: Room, slow_redis: Callable[[], None]
 ) -> None:
-    writer = LogWriter(store, claim, chunk=1000, on_room=room)
+    writer = LogWriter(store, claim, chunk=1000, max_bytes=10**9, on_room=room)
 
     for number in range(1000):
         writer.put("stdout", f"{number:04}\n", offset=5 * number + 5)
@@ -152,7 +152,7 @@ def samples(store: JobStore, claim: Claim) -> list[int]:
 
 
 def test_a_sample_is_written_at_once_also_without_text(store: JobStore, claim: Claim, room: Room) -> None:
-    writer = LogWriter(store, claim, chunk=1000, on_room=room)
+    writer = LogWriter(store, claim, chunk=1000, max_bytes=10**9, on_room=room)
 
     writer.put_sample(metrics_body({"n": 1}))
     wait_until(lambda: samples(store, claim) == [1], what="the sample")
@@ -168,7 +168,7 @@ def test_a_sample_is_written_at_once_also_without_text(store: JobStore, claim: C
 def test_of_the_samples_that_wait_the_newest_is_written(
     store: JobStore, claim: Claim, room: Room, slow_redis: Callable[[], None]
 ) -> None:
-    writer = LogWriter(store, claim, chunk=1000, on_room=room)
+    writer = LogWriter(store, claim, chunk=1000, max_bytes=10**9, on_room=room)
 
     for number in range(100):
         writer.put_sample(metrics_body({"n": number}))
@@ -182,7 +182,7 @@ def test_of_the_samples_that_wait_the_newest_is_written(
 def test_a_change_of_stream_is_not_gathered_away(
     store: JobStore, claim: Claim, room: Room, slow_redis: Callable[[], None]
 ) -> None:
-    writer = LogWriter(store, claim, chunk=1000, on_room=room)
+    writer = LogWriter(store, claim, chunk=1000, max_bytes=10**9, on_room=room)
 
     for number in range(5):
         writer.put("stdout", f"out {number}\n", offset=1)
@@ -196,7 +196,7 @@ def test_a_change_of_stream_is_not_gathered_away(
 def test_a_slow_redis_leaves_no_room_and_then_calls(
     store: JobStore, claim: Claim, room: Room, slow_redis: Callable[[], None]
 ) -> None:
-    writer = LogWriter(store, claim, chunk=100, buffer=1000, on_room=room)
+    writer = LogWriter(store, claim, chunk=100, buffer=1000, max_bytes=10**9, on_room=room)
     put = 0
 
     while writer.has_room():
@@ -215,7 +215,9 @@ def test_a_slow_redis_leaves_no_room_and_then_calls(
 def test_what_memory_does_not_hold_waits_on_disk_up_to_the_limit(
     store: JobStore, claim: Claim, room: Room, slow_redis: Callable[[], None], tmp_path: Path
 ) -> None:
-    writer = LogWriter(store, claim, chunk=100, buffer=1000, spool_in=tmp_path, spool_bytes=300_000, on_room=room)
+    writer = LogWriter(
+        store, claim, chunk=100, buffer=1000, spool_in=tmp_path, spool_bytes=300_000, max_bytes=10**9, on_room=room
+    )
     offsets = {"stdout": 0, "stderr": 0}
     put = {"stdout": "", "stderr": ""}
 
@@ -250,7 +252,14 @@ def test_a_full_disk_slows_the_script(
     """The limit of a file's size stands for the disk's: writing fails in the midst of a piece."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     writer = LogWriter(
-        store, claim, chunk=1000, buffer=1000, spool_in=tmp_path, spool_bytes=10**9, on_room=lambda: None
+        store,
+        claim,
+        chunk=1000,
+        buffer=1000,
+        spool_in=tmp_path,
+        spool_bytes=10**9,
+        max_bytes=10**9,
+        on_room=lambda: None,
     )
     put = 0
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
@@ -270,7 +279,7 @@ def test_a_full_disk_slows_the_script(
 def test_what_waits_is_written_before_the_end(
     store: JobStore, claim: Claim, room: Room, slow_redis: Callable[[], None]
 ) -> None:
-    writer = LogWriter(store, claim, chunk=100, on_room=room)
+    writer = LogWriter(store, claim, chunk=100, max_bytes=10**9, on_room=room)
     writer.put("stdout", "last words\n", offset=11)
     closing = threading.Thread(target=writer.close)
     closing.start()
@@ -284,7 +293,7 @@ def test_what_waits_is_written_before_the_end(
 
 
 def test_who_lost_the_claim_hears_it(store: JobStore, claim: Claim, room: Room) -> None:
-    writer = LogWriter(store, claim, chunk=100, buffer=10, on_room=room)
+    writer = LogWriter(store, claim, chunk=100, buffer=10, max_bytes=10**9, on_room=room)
     store.retry(claim, "again", fault=True)
     new = store.claim(claim.job.id, host="h2")
     assert isinstance(new, Claim)
@@ -306,7 +315,7 @@ def test_any_failure_is_heard_by_the_owner(claim: Claim, room: Room) -> None:
             raise OSError("no Redis")
 
     broken: Any = Broken()
-    writer = LogWriter(broken, claim, chunk=100, on_room=room)
+    writer = LogWriter(broken, claim, chunk=100, max_bytes=10**9, on_room=room)
 
     writer.put("stdout", "x", offset=1)
 
@@ -316,7 +325,7 @@ def test_any_failure_is_heard_by_the_owner(claim: Claim, room: Room) -> None:
 
 
 def test_the_thread_ends_with_the_log(store: JobStore, claim: Claim, room: Room) -> None:
-    writer = LogWriter(store, claim, chunk=100, on_room=room)
+    writer = LogWriter(store, claim, chunk=100, max_bytes=10**9, on_room=room)
     name = f"log {claim.job.id}"
     assert name in [thread.name for thread in threading.enumerate()]
 
@@ -338,7 +347,7 @@ def test_small_pieces_of_both_streams_do_not_hold_up_redis_or_fill_memory(
         return write(claim, bodies, fields)
 
     monkeypatch.setattr(store, "write", counted)
-    writer = LogWriter(store, claim, chunk=65536, on_room=lambda: None)
+    writer = LogWriter(store, claim, chunk=65536, max_bytes=10**9, on_room=lambda: None)
     for number in range(100_000):
         writer.put("stdout" if number % 2 else "stderr", "x", offset=number)
     slow_redis()

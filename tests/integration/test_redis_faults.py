@@ -137,6 +137,7 @@ def test_memory_does_not_grow_while_redis_is_away(own_redis: OwnRedis, store: Jo
                 buffer=100_000,
                 spool_in=tmp_path,
                 spool_bytes=2 * MIB,
+                max_bytes=10**9,
                 on_room=lambda: None,
             )
             for claim in claims
@@ -163,7 +164,7 @@ def test_memory_does_not_grow_while_redis_is_away(own_redis: OwnRedis, store: Jo
 
 def test_a_write_whose_answer_got_lost_is_made_once(own_redis: OwnRedis, store: JobStore) -> None:
     claim = claimed(store, "j")
-    writer = LogWriter(store, claim, chunk=65536, on_room=lambda: None)
+    writer = LogWriter(store, claim, chunk=65536, max_bytes=10**9, on_room=lambda: None)
     writer.put("stdout", "first\n", offset=6)  # so that Redis knows the script
     wait_until(lambda: store.record("j").get("stdout_offset") == "6", what="the first write")
     with own_redis.frozen():

@@ -21,23 +21,30 @@ _cuts = st.lists(st.integers(0, 100), max_size=6)
 class Paper:
     """Takes what a LogWriter would write, and keeps the offsets as the record does."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = 10**6) -> None:
+        self.room = room
         self.text: dict[Stream, str] = {"stdout": "", "stderr": ""}
         self.offsets: dict[Stream, int] = {"stdout": 0, "stderr": 0}
 
-    def put(self, stream: Stream, text: str, *, offset: int) -> None:
-        self.text[stream] += text
+    @property
+    def full(self) -> bool:
+        return self.room == 0
+
+    def put(self, stream: Stream, text: str, *, offset: int) -> int:
+        kept, self.room = text[: self.room], max(0, self.room - len(text))
+        self.text[stream] += kept
         self.offsets[stream] = offset
+        return len(kept)
 
 
 class Worker:
     """A worker's log; the next worker's goes on with the same paper."""
 
-    def __init__(self, paper: Paper, *, max_bytes: int = 10**6, **more: Any) -> None:
+    def __init__(self, paper: Paper, **more: Any) -> None:
         self.gaps: list[str] = []
         writer: Any = paper
         start = dict(paper.offsets)
-        self.log = JobLog(writer, Masker([SECRET]), max_bytes=max_bytes, start=start, on_gap=self.gaps.append, **more)
+        self.log = JobLog(writer, Masker([SECRET]), start=start, on_gap=self.gaps.append, **more)
 
     def read(self, data: bytes, cuts: list[int] = [], stream: Stream = "stdout") -> "Worker":  # noqa: B006
         edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
@@ -128,9 +135,9 @@ def test_a_log_that_may_have_been_rotated_is_told() -> None:
 
 
 def test_the_cap_counts_what_others_gave_out() -> None:
-    paper = Paper()
+    paper = Paper(room=10)
     for end in (4, 8, 14, 20):
-        worker = Worker(paper, max_bytes=10).read(b"0123456789abcdefghij"[:end])
+        worker = Worker(paper).read(b"0123456789abcdefghij"[:end])
     summary = worker.log.finish()
 
     assert paper.text["stdout"] == "0123456789"

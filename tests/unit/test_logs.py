@@ -166,22 +166,29 @@ def test_the_socket_inside_the_sdks_wrapper_is_used() -> None:
 
 
 class Paper:
-    """Takes what a LogWriter would write."""
+    """Takes what a LogWriter would write: so many characters."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = 10**6) -> None:
+        self.room = room
         self.pieces: list[tuple[Stream, str, int]] = []
 
-    def put(self, stream: Stream, text: str, *, offset: int) -> None:
-        self.pieces.append((stream, text, offset))
+    @property
+    def full(self) -> bool:
+        return self.room == 0
+
+    def put(self, stream: Stream, text: str, *, offset: int) -> int:
+        kept, self.room = text[: self.room], max(0, self.room - len(text))
+        self.pieces.append((stream, kept, offset))
+        return len(kept)
 
     def text(self, stream: Stream = "stdout") -> str:
         return "".join(text for name, text, _ in self.pieces if name == stream)
 
 
-def job_log(*secrets: str, max_bytes: int = 10**6) -> tuple[JobLog, Paper]:
-    paper = Paper()
+def job_log(*secrets: str, room: int = 10**6) -> tuple[JobLog, Paper]:
+    paper = Paper(room)
     writer: Any = paper
-    return JobLog(writer, Masker(secrets), max_bytes=max_bytes), paper
+    return JobLog(writer, Masker(secrets)), paper
 
 
 def in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -259,7 +266,7 @@ def test_streams_do_not_disturb_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cap", "text", "truncated"),
+    ("room", "text", "truncated"),
     [
         (6, "abcdef", False),
         (5, "abcde", True),
@@ -267,8 +274,10 @@ def test_streams_do_not_disturb_each_other() -> None:
     ],
 )
 @pytest.mark.parametrize("size", [1, 2, 6])
-def test_the_cap_is_exact(cap: int, text: str, truncated: bool, size: int) -> None:
-    log, paper = job_log(max_bytes=cap)
+def test_when_the_writer_takes_no_more_the_rest_is_counted_and_dropped(
+    room: int, text: str, truncated: bool, size: int
+) -> None:
+    log, paper = job_log(room=room)
 
     for start in range(0, 6, size):
         log.feed("stdout", b"abcdef"[start : start + size])
@@ -278,8 +287,8 @@ def test_the_cap_is_exact(cap: int, text: str, truncated: bool, size: int) -> No
     assert (summary.bytes, summary.truncated) == (6, truncated)
 
 
-def test_both_streams_share_the_cap() -> None:
-    log, paper = job_log(max_bytes=5)
+def test_both_streams_end_where_one_is_cut() -> None:
+    log, paper = job_log(room=5)
 
     log.feed("stdout", b"abc")
     log.feed("stderr", b"def")
@@ -290,13 +299,13 @@ def test_both_streams_share_the_cap() -> None:
     assert (summary.bytes, summary.truncated) == (9, True)
 
 
-def test_a_character_cut_by_the_cap_is_dropped() -> None:
-    log, paper = job_log(max_bytes=4)
+def test_a_job_without_room_has_a_truncated_log_from_the_beginning() -> None:
+    log, paper = job_log(room=0)
 
-    log.feed("stdout", "abcü".encode())
-    log.finish()
+    log.feed("stdout", b"abc")
 
-    assert paper.text() == "abc"
+    assert paper.pieces == []
+    assert log.finish().truncated
 
 
 def test_a_character_cut_by_the_end_of_the_script_is_replaced() -> None:
@@ -322,7 +331,7 @@ def test_a_character_cut_by_the_end_of_the_script_is_replaced() -> None:
     ],
 )
 def test_lines_are_counted_with_the_unfinished_last_one(pieces: list[bytes], lines: int) -> None:
-    log, _ = job_log(max_bytes=1)
+    log, _ = job_log(room=1)
 
     for piece in pieces:
         log.feed("stdout", piece)
@@ -352,18 +361,16 @@ def test_a_secret_is_hidden_however_the_frames_cut_it() -> None:
         assert paper.text() == "x *** y"
 
 
-def test_a_secret_cut_by_the_cap_is_not_shown_in_part() -> None:
-    pieces: list[str] = []
+@pytest.mark.attack
+@pytest.mark.parametrize("room", range(12))
+def test_a_secret_at_the_cut_is_not_shown_in_part(room: int) -> None:
+    log, paper = job_log("correct horse battery staple", room=room)
 
-    class Paper:
-        def put(self, stream: str, text: str, *, offset: int) -> None:
-            pieces.append(text)
+    log.feed("stdout", b"key=correct horse bat")
+    log.feed("stdout", b"tery staple!")
 
-    paper: Any = Paper()
-    log = JobLog(paper, Masker(["correct horse battery staple"]), max_bytes=30)
-    log.feed("stdout", b"key=correct horse battery staple")
-    assert log.finish().truncated
-    assert "".join(pieces) == "key="
+    assert log.finish().truncated == (room < len("key=***!"))
+    assert paper.text() == "key=***!"[:room]
 
 
 def test_a_tls_connection_with_nothing_to_read_has_not_ended() -> None:
