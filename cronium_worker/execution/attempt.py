@@ -33,7 +33,7 @@ from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.execution.secrecy import JobMasker
 from cronium_worker.execution.signals import CancelToken, Wake
 from cronium_worker.fleet.events import now_iso, progress_body, status_body
-from cronium_worker.fleet.share import with_others
+from cronium_worker.fleet.share import make_room, with_others
 from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import (
@@ -100,6 +100,7 @@ class Attempt:
         """The outcome, whatever it is. Raises ClaimLost, redis errors, and Detached when the worker is to leave the
         job: its container runs on, or nothing is left of it."""
         with self._told():
+            make_room(self._store, self._claim, self._host.settings.log.max_bytes)
             with self._phase("setup_s"):
                 job = self._admit()
                 with self._phase("image"):
@@ -122,6 +123,7 @@ class Attempt:
     def resume(self, container: OwnContainer) -> JobResult:
         """The outcome of an attempt whose container another worker has left; as `run` from there on."""
         with self._told():
+            make_room(self._store, self._claim, self._host.settings.log.max_bytes)
             if self._claim.cancel_requested:
                 self._token.cancel()
             job = with_defaults(self._claim.job, self._host.settings)

@@ -18,7 +18,6 @@ from cronium_worker.execution.pool import Pool, PoolCount
 from cronium_worker.execution.sandbox import Host, Kind, destroy
 from cronium_worker.execution.signals import ActiveJobs
 from cronium_worker.fleet.events import now_iso, progress_body
-from cronium_worker.fleet.share import make_room
 from cronium_worker.fleet.store import Claim, JobStore, Outcome
 from cronium_worker.models import ErrorInfo, JobResult, LogSummary, ScriptType
 from cronium_worker.models.job import DEFAULT_QUEUE
@@ -193,7 +192,6 @@ class Runner:
         token = self.active.add(job_id)
         self._claims[job_id] = claim
         try:
-            make_room(self._store, claim, self._host.settings.log.max_bytes)
             with Attempt(self._host, self._store, self._images, self._pool, claim, token) as attempt:
                 self._attempts[job_id] = attempt
                 result = run(attempt)

@@ -3,7 +3,6 @@
 The owner of a claim counts what it writes (`Claim.stored`), and the record keeps the count for whoever claims next.
 """
 
-from bisect import bisect_right
 from typing import cast
 
 from pydantic_core import to_json
@@ -23,13 +22,6 @@ _FIRST_EVENTS = 2  # of a job that nobody had before: `pending`, `preparing`
 def json_length(text: str) -> int:
     """Bytes of the text as it stands in an event."""
     return len(to_json(text)) - 2
-
-
-def fitting(text: str, room: int) -> int:
-    """How many characters of the text have room as JSON."""
-    if json_length(text) <= room:
-        return len(text)
-    return max(0, bisect_right(range(len(text) + 1), room, key=lambda length: json_length(text[:length])) - 1)
 
 
 def with_others(max_bytes: int) -> int:

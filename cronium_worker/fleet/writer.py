@@ -3,12 +3,13 @@ memory is to hold; and no more of it than the job's share."""
 
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from cronium_worker.fleet.events import Body, log_body, stored_bytes
-from cronium_worker.fleet.share import fitting, json_length, with_others
+from cronium_worker.fleet.share import json_length, with_others
 from cronium_worker.fleet.spool import Piece, Spool
 from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.models import Stream
@@ -33,9 +34,9 @@ class _Queue:
         self.pieces: deque[Piece] = deque()
         self.characters = 0
 
-    def events(self, piece: Piece) -> int:
-        """How many events the piece would make more."""
-        return 0 if self._joined_by(piece) else -(-len(piece.text) // self._chunk)
+    def joins(self, piece: Piece) -> bool:
+        """Whether the piece would be part of an event that is there already."""
+        return self._joined_by(piece) is not None
 
     def add(self, piece: Piece) -> None:
         if (last := self._joined_by(piece)) is not None:
@@ -138,11 +139,17 @@ class LogWriter:
 
     def _take_share(self, piece: Piece, queue: _Queue) -> None:
         """Leave of the piece what the job's share has room for."""
-        frames = queue.events(piece) * _FRAME_BYTES
-        taken = fitting(piece.text, self._left - frames)
-        self._cut = taken < len(piece.text)
-        piece.text = piece.text[:taken]
-        self._left = 0 if self._cut else self._left - frames - json_length(piece.text)
+        joins, text = queue.joins(piece), piece.text
+
+        def cost(length: int) -> int:
+            frames = 0 if joins else -(-length // self._chunk)
+            return frames * _FRAME_BYTES + json_length(text[:length])
+
+        if (whole := cost(len(text))) <= self._left:
+            self._left -= whole
+        else:
+            self._cut, self._left, room = True, 0, self._left
+            piece.text = text[: max(0, bisect_right(range(len(text)), room, key=cost) - 1)]
 
     def put_sample(self, body: Body) -> None:
         """Queue a `metrics` event. One that waits is replaced: of what was used while Redis was away, nobody asks.
@@ -201,9 +208,6 @@ class LogWriter:
             sample, self._sample = self._sample, None
             if sample is not None:
                 self._left -= stored_bytes(sample)
-            if self._cut and not self._waits():
-                # Nobody is to go on behind the place where it is cut.
-                self._claim.stored = max(self._claim.stored, self._max_bytes)
             return batch, sample
 
     def _waits(self) -> bool:
@@ -244,6 +248,9 @@ class LogWriter:
             offsets[f"{piece.stream}_offset"] = piece.offset
         if sample is not None:
             bodies.append(sample)
+        if self._cut and not self._waits():
+            # It counts as full, so that nobody goes on behind the place where it is cut.
+            self._claim.stored = max(self._claim.stored, self._max_bytes - sum(map(stored_bytes, bodies)))
         self._writes += 1
         self._wrote_at = time.monotonic()
         self._store.write(self._claim, bodies, offsets)

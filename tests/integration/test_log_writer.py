@@ -232,7 +232,7 @@ def test_what_memory_does_not_hold_waits_on_disk_up_to_the_limit(
             writer.put(stream, line, offset=offsets[stream])
 
     fill(100_000)
-    assert 300_000 < sum(offsets.values()) < 400_000
+    assert 250_000 < sum(offsets.values()) < 400_000  # each piece has a header in the file
     assert list(tmp_path.iterdir()) == []  # it has no name
     assert logged(store, claim) == []
 
