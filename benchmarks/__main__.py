@@ -2,7 +2,7 @@
 
 `make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py). `make bench ARGS=scale`: what one
 Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="latency gate logs throughput burst
-growth"`: only those parts of it, printed and not kept. `make bench ARGS="ab BASE=COMMIT"`: this tree beside another
+growth shares"`: only those parts of it, printed and not kept. `make bench ARGS="ab BASE=COMMIT"`: this tree beside another
 commit's (ab.py).
 """
 
@@ -24,6 +24,7 @@ from benchmarks.load import burst, idle, running, throughput
 from benchmarks.logs import logs
 from benchmarks.measure import Figure
 from benchmarks.plots import plot_performance
+from benchmarks.shares import shares
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 ROUNDS = 20
@@ -79,6 +80,7 @@ PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "throughput": partial(throughput, 80),
     "burst": partial(burst, 200),
     "growth": growth.figures,
+    "shares": shares,
 }
 
 

@@ -166,6 +166,9 @@ class OutputError(Fault):
     type = "output"
 
 
+_SHOWN_ERRORS = 20
+
+
 def _shown(part: int | str) -> str:
     """A key of the caller's own: short, and nothing in it that could forge a line or steer a terminal."""
     text = str(part)[:80]
@@ -189,4 +192,5 @@ def details_message(details: Iterable[Mapping[str, Any]], *, prefix: str = "") -
         unknown = detail["type"] == "extra_forbidden"
         reason = "unknown field" if unknown else detail["msg"].removeprefix("Value error, ")
         parts.append(f"{name}: {reason}" if name else reason)
-    return "; ".join(parts)
+    more = len(parts) - _SHOWN_ERRORS
+    return "; ".join(parts[:_SHOWN_ERRORS]) + (f"; and {more} more" if more > 0 else "")

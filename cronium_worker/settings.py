@@ -238,8 +238,9 @@ class Security(_Section):
 
 
 class Log(_Section):
-    """The job's log. Bytes over `max_bytes` are read and dropped; the result says `truncated`. `spool_bytes`: of a
-    file in `base_path` that takes what is printed while Redis is away; beyond it the script is slowed."""
+    """The job's log. What would take more than `max_bytes` of Redis, over all attempts, is read and dropped; the result
+    says `truncated`. `spool_bytes`: of a file in `base_path` that takes what is printed while Redis is away; beyond it
+    the script is slowed."""
 
     driver: Literal["local", "json-file"] = "local"
     max_bytes: Size = 16 * MIB

@@ -32,7 +32,7 @@ from cronium_worker.execution.pool import Pool
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.execution.secrecy import JobMasker
 from cronium_worker.execution.signals import CancelToken, Wake
-from cronium_worker.fleet.events import now_iso, progress_body, status_body
+from cronium_worker.fleet.events import now_iso, progress_body, shortened, status_body
 from cronium_worker.fleet.share import make_room, with_others
 from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.fleet.writer import LogWriter
@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 _SIGKILL_EXIT = 137
 _NOT_FOUND_EXIT = 127
+_SAID_CHARACTERS = 4000
 _EARLIER_CUT = "the logs of earlier attempts were cut to make room for the last one's"
 
 
@@ -359,8 +360,8 @@ class Attempt:
     def _result(self) -> JobResult:
         error = self._error
         if error is not None:
-            details = self._masker.json(error.details)
-            error = error.model_copy(update={"message": self._public(error.message), "details": details})
+            details = self._masker.json({name: _bounded(value) for name, value in error.details.items()})
+            error = error.model_copy(update={"message": self._public(_bounded(error.message)), "details": details})
         claim, output = self._claim, self._output
         if claim.earlier_cut:
             output = output.model_copy(update={"notes": (*output.notes, _EARLIER_CUT)})
@@ -384,6 +385,11 @@ class Attempt:
     def _public(self, message: str) -> str:
         """A message without secrets and without paths of the host."""
         return self._masker.message(message).replace(str(self._host.settings.base_path), "")
+
+
+def _bounded(value: Any) -> Any:
+    """What an engine or a registry says may be long."""
+    return shortened(value, _SAID_CHARACTERS) if isinstance(value, str) else value
 
 
 def _status(error: ErrorInfo | None) -> FinalStatus:

@@ -16,7 +16,7 @@ from cronium_worker.models import Status, Stream
 Kind = Literal["status", "log", "metrics", "progress"]
 Event = dict[str, Any]
 # Of an event beside its body: `v`, `job_id`, `seq`, and what Redis keeps of a stream's entry (docs/scaling.md).
-BESIDE_BODY_BYTES = 128
+BESIDE_BODY_BYTES = 100
 _MESSAGE_CHARACTERS = 2000
 
 

@@ -135,8 +135,13 @@ class _Job:
             yield Violation("duplicated", self.id, f"the result says {self.result.status}, the record {self.status}")
 
     def _events_are_whole(self) -> Iterator[Violation]:
-        if [event["seq"] for event in self.events] != list(range(len(self.events))):
+        # Earlier attempts' logs may have been cut to make room: what is left up to there are status events.
+        cut = max((event["to_seq"] for event in self.events if event.get("truncated")), default=-1)
+        seqs = [event["seq"] for event in self.events]
+        if seqs != sorted(set(seqs)) or set(range(len(seqs) and seqs[-1] + 1)) - set(seqs) - set(range(cut + 1)):
             yield Violation("events", self.id, "seq has a gap or is not in order")
+        if any(event["type"] != "status" for event in self.events if event["seq"] <= cut):
+            yield Violation("events", self.id, f"there is more than status events up to {cut}, where it was cut")
         if self.events and (self.events[-1]["type"], self.events[-1].get("status")) != ("status", self.status):
             yield Violation("events", self.id, f"after the terminal one there is {self.events[-1]['type']}")
         for before, after in pairwise(self._statuses()):

@@ -101,6 +101,16 @@ def test_a_whole_history_is_whole() -> None:
     assert totals["lines seen by the engine"] == totals["lines stored"] == 4
 
 
+def test_what_was_cut_to_make_room_is_no_gap() -> None:
+    history = whole()
+    for event in history.events[JOB][2:]:
+        event["seq"] += 10
+    marker = {"v": 1, "job_id": JOB, "seq": 11, "ts": iso(START), "type": "progress", "truncated": True, "to_seq": 10}
+    history.events[JOB].insert(2, marker)
+
+    assert checked(history).violations == []
+
+
 @pytest.mark.parametrize(("gap", "is_whole"), [(False, True), (True, False)])
 def test_a_gap_of_an_earlier_attempt_is_not_of_one_that_was_cancelled_before_it_began(
     gap: bool, is_whole: bool
@@ -159,6 +169,13 @@ def _seq_gap(history: History) -> None:
     history.events[JOB][-1]["seq"] += 1
 
 
+def _seq_gap_behind_a_cut(history: History) -> None:
+    marker = {"v": 1, "job_id": JOB, "seq": 2, "ts": iso(START), "type": "progress", "truncated": True, "to_seq": 1}
+    history.events[JOB].insert(2, marker)
+    for number, event in enumerate(history.events[JOB]):
+        event["seq"] = number + (number > 2)
+
+
 def _late_event(history: History) -> None:
     events = history.events[JOB]
     events.append(events[-2] | {"seq": len(events)})
@@ -204,6 +221,7 @@ def _left_over(history: History) -> None:
         (_wrong_output, "unexpected"),
         (_ran_twice, "double run"),
         (_seq_gap, "events"),
+        (_seq_gap_behind_a_cut, "events"),
         (_late_event, "events"),
         (_log(lambda text: text.replace("out 1 2\n", "")), "log"),
         (_log(lambda text: text.replace("out 1 3\n", "")), "log"),
