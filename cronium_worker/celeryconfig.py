@@ -27,6 +27,7 @@ _redis_url = _settings.redis_url.get_secret_value()
 
 broker_url = _broker_url(_settings)
 result_backend = _result_backend(_settings)
+override_backends = dict.fromkeys(("redis", "rediss"), "cronium_worker.results:Results")
 result_expires = _settings.result_ttl
 # A result that is due while Redis is away is stored when it is back; without this it is lost.
 result_backend_always_retry = True

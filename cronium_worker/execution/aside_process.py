@@ -19,6 +19,7 @@ from typing import Any
 
 from cronium_worker.execution.discretion import without_secrets
 from cronium_worker.masking import Masker, StreamState
+from cronium_worker.workspace.bounds import bounded
 from cronium_worker.workspace.collection import collect
 from cronium_worker.workspace.directories import Workspace
 from cronium_worker.workspace.walk import Limits
@@ -77,10 +78,10 @@ class Work:
     def collect(self, root: str, limits: Limits, owner_uid: int) -> tuple[bytes, ...]:
         """The output as JSON, the same without the files' contents, its condition and the errors."""
         found = collect(Workspace(Path(root)), limits, owner_uid=owner_uid, masker=self._masker)
-        output = without_secrets(found, self._masker)
+        output, too_large = bounded(without_secrets(found, self._masker))
         whole = output.model_dump_json()
         without_contents = output.model_dump_json(exclude={"files": {"__all__": {"content"}}})
-        errors = [error.info() for error in found.errors]
+        errors = [error.info() for error in (*found.errors, *too_large)]
         return whole.encode(), without_contents.encode(), pickle.dumps((output.condition, errors))
 
 

@@ -55,7 +55,6 @@ logger = logging.getLogger(__name__)
 _SIGKILL_EXIT = 137
 _NOT_FOUND_EXIT = 127
 _SAID_CHARACTERS = 4000
-_EARLIER_CUT = "the logs of earlier attempts were cut to make room for the last one's"
 
 
 class Attempt:
@@ -362,17 +361,15 @@ class Attempt:
         if error is not None:
             details = self._masker.json({name: _bounded(value) for name, value in error.details.items()})
             error = error.model_copy(update={"message": self._public(_bounded(error.message)), "details": details})
-        claim, output = self._claim, self._output
-        if claim.earlier_cut:
-            output = output.model_copy(update={"notes": (*output.notes, _EARLIER_CUT)})
+        claim = self._claim
         return JobResult(
             job_id=claim.job.id,
             status=_status(error),
             exit_code=self._exit_code,
             error=error,
-            output=output,
+            output=self._output,
             metrics=self._metrics,
-            log=self._log,
+            log=self._log.model_copy(update={"earlier_cut": claim.earlier_cut}),
             attempt=claim.attempt,
             host=claim.host,
             image=self._image,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from cronium_worker import journal, metrics
 from cronium_worker.engine.images import ImageManager
@@ -17,9 +17,9 @@ from cronium_worker.execution.attempt import Attempt
 from cronium_worker.execution.pool import Pool, PoolCount
 from cronium_worker.execution.sandbox import Host, Kind, destroy
 from cronium_worker.execution.signals import ActiveJobs
-from cronium_worker.fleet.events import now_iso, progress_body
+from cronium_worker.fleet.events import now_iso, progress_body, shortened
 from cronium_worker.fleet.store import Claim, JobStore, Outcome
-from cronium_worker.models import ErrorInfo, JobResult, LogSummary, ScriptType
+from cronium_worker.models import ErrorInfo, JobResult, LogSummary, Output, ScriptType
 from cronium_worker.models.job import DEFAULT_QUEUE
 from cronium_worker.policy import DEATH_BUDGET, FAULT_BUDGET
 
@@ -230,12 +230,22 @@ class Runner:
             metrics.retried(claim.job.script.type, error_type)
             self._again(claim, message, delay_s=retry.delay_before(claim.failures + 2), failure=True)
             return "later"
-        self._finish(claim, result, message)
-        return result
+        return self._finish(claim, result, message)
 
-    def _finish(self, claim: Claim, result: JobResult, message: str) -> None:
-        self._store.finish(claim, result, message)
+    def _finish(self, claim: Claim, result: JobResult, message: str) -> JobResult:
+        """Write the end. Where Redis does not take the whole of it, the job has failed, and has no outputs."""
+        try:
+            self._store.finish(claim, result, message)
+        except ResponseError as refusal:
+            if result.output == Output():
+                raise
+            logger.exception("the result of job %s is kept without its outputs", result.job_id)
+            message = f"Redis did not take the outputs: {shortened(str(refusal), 200)}"
+            error = ErrorInfo(type="output", message=message)
+            result = result.model_copy(update={"status": "failed", "error": error, "output": Output()})
+            self._store.finish(claim, result, message)
         metrics.finished(result.status, claim.job.script.type, result.error.type if result.error else None)
+        return result
 
     def _again(
         self, claim: Claim, message: str, *, delay_s: float = 0, fault: bool = False, failure: bool = False

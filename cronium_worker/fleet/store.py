@@ -43,6 +43,7 @@ from cronium_worker.signing import Signer
 CANCEL_CHANNEL = "cronium:cancel"
 STATUS_CHANNEL = "cronium:status"  # lua/common.lua
 INDEX_KEY = "cronium:jobs"
+PIECE_BYTES = 512 * 1024  # `proto-max-bulk-len` is 1 MB at least
 _GONE = "gone"  # in the place of secrets that are deleted
 _BLOCK_MS = 5000
 _READ_COUNT = 1000
@@ -81,6 +82,11 @@ def _numbered(claim: "Claim", bodies: Sequence[Body]) -> Iterator[Argument]:
     yield from (claim._seq, len(bodies))
     for seq, body in enumerate(bodies, start=claim._seq):
         yield from (body.kind, whole(body, claim.job.id, seq))
+
+
+def in_pieces(text: bytes) -> list[bytes]:
+    """No value of a command may be larger than Redis's `proto-max-bulk-len`: what scripts put together may be."""
+    return [text[start : start + PIECE_BYTES] for start in range(0, len(text), PIECE_BYTES)]
 
 
 def record_key(job_id: str) -> str:
@@ -467,9 +473,10 @@ class JobStore:
             host=claim.host,
             result=result.without_contents(),
         )
-        event = with_ready_outputs(body.json, contents=False)
         finished_at = result.finished_at or now_iso()
-        outcome = self._fenced("finish", claim, result.status, result.to_json(), finished_at, event, self.result_ttl_s)
+        text, event = in_pieces(result.to_json()), in_pieces(with_ready_outputs(body.json, contents=False))
+        about = (result.status, finished_at, self.result_ttl_s, len(text))
+        outcome = self._fenced("finish", claim, *about, *text, *event)
         if outcome == "ok":
             self.count_end(result.status, claim.job.script.type, result.error.type if result.error else "")
 

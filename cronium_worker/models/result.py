@@ -114,12 +114,14 @@ class Metrics(_Frozen):
 
 class LogSummary(_Frozen):
     """What the script printed: bytes and lines over both streams. `truncated`: over the cap, the rest was
-    dropped. `gap`: a part of it was lost to a fault."""
+    dropped. `gap`: a part of it was lost to a fault. `earlier_cut`: logs of attempts before the last one were cut to
+    make room for it."""
 
     bytes: int = 0
     lines: int = 0
     truncated: bool = False
     gap: bool = False
+    earlier_cut: bool = False
 
 
 class Timings(_Frozen):

@@ -258,3 +258,27 @@ def test_a_wrong_password_is_not_waited_for(own_redis: OwnRedis) -> None:
         redis.config_set("requirepass", "sesame")
     with connect(own_redis.url, retries=300) as worker, pytest.raises(RedisError, match="uthentication"):
         worker.ping()
+
+
+def test_a_result_for_which_redis_has_no_memory_leaves_a_job_that_has_failed(
+    own_redis: OwnRedis, host: Host, leftovers: Leftovers
+) -> None:
+    redis = connect(own_redis.url, retries=1)
+    store = JobStore(redis, result_ttl_s=600)
+    bench = Bench(Runner(host, store), store, defaultdict(SimpleQueue))
+    job = bench.register(script={"type": "bash", "content": "head -c 8M /dev/zero > output/file; echo done"})
+    used = int(own_redis.client().info("memory")["used_memory"])  # type: ignore[union-attr,arg-type,index]
+    own_redis.limit_memory(used + 5 * MIB)
+    bench.take(job)
+    own_redis.limit_memory(0)
+    bench.close()
+
+    result = store.result(job.id)
+    assert result is not None
+    assert result.error is not None
+    assert (result.status, result.error.type, result.exit_code) == ("failed", "output", 0)
+    assert result.error.message.startswith("Redis did not take the outputs: OOM command not allowed")
+    assert (result.output.files, result.log.bytes) == ({}, 5)
+    assert [event["status"] for event in store.events(job.id) if event["type"] == "status"][-1] == "failed"
+    redis.close()
+    leftovers.must_be_none()
