@@ -95,9 +95,9 @@ def test_all_that_is_allowed_arrives(place: Place) -> None:
     assert result is not None
     assert sorted(result.output.files) == list("abcd")
     with served(place.redis.url) as address:
-        answer = requests.get(f"{address}/jobs/{got['id']}/result", timeout=30).json()
-        assert len(answer["output"]["data"]) == 8 * MIB - 2
-        content = requests.get(f"{address}{answer['output']['files']['d']['url']}", timeout=30).content
+        output = requests.get(f"{address}/jobs/{got['id']}", timeout=30).json()["result"]["output"]
+        assert len(output["data"]) == 8 * MIB - 2
+        content = requests.get(f"{address}{output['files']['d']['url']}", timeout=30).content
         assert len(content) == 8 * MIB
 
 
