@@ -27,4 +27,6 @@ class Results(RedisBackend):  # type: ignore[misc]
             super()._set(key, value, expires)
         else:
             expires = self.expires if expires is None else expires
-            self.client.eval(_STORE, 1, key, int(expires or 0), *in_pieces(value if isinstance(value, bytes) else value.encode()))
+            self.client.eval(
+                _STORE, 1, key, int(expires or 0), *in_pieces(value if isinstance(value, bytes) else value.encode())
+            )

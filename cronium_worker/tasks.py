@@ -24,7 +24,7 @@ from cronium_worker.errors import (
     SecretsUnreadable,
     validation_message,
 )
-from cronium_worker.fleet.events import now_iso
+from cronium_worker.fleet.events import now_iso, shortened
 from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import ErrorInfo, Job, JobResult, formats
@@ -39,6 +39,7 @@ from cronium_worker.signing import is_signed
 _CANVAS = ("link", "link_error", "chain", "chord", "group_id", "group_index", "root_id", "parent_id")
 
 _REFUSALS = (ValidationError, JobConflict, NotSigned, SecretsUnreadable)
+_REASON_CHARACTERS = 4000  # a producer's text may be in it
 _ONE_ARGUMENT = (
     "execute_job takes one argument: a Job, or a dict of the same shape; after another task than a job write "
     "execute_job.si(job), so that it is not given that one's result"
@@ -325,5 +326,5 @@ def _refuse(data: Any, task_id: str | None, error: Exception) -> JobResult:
 
 
 def _refused(job_id: str, kind: Any, message: str) -> JobResult:
-    error = ErrorInfo(type=kind, message=message)
+    error = ErrorInfo(type=kind, message=shortened(message, _REASON_CHARACTERS))
     return JobResult(job_id=job_id, status="failed", error=error, created_at=now_iso(), finished_at=now_iso())
