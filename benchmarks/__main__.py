@@ -2,8 +2,8 @@
 
 `make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py). `make bench ARGS=scale`: what one
 Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="latency gate logs throughput burst
-growth shares"`: only those parts of it, printed and not kept. `make bench ARGS="ab BASE=COMMIT"`: this tree beside another
-commit's (ab.py).
+growth shares"`: only those parts of it, printed and not kept. `make bench ARGS="ab BASE=COMMIT"`: this tree beside
+another commit's (ab.py).
 """
 
 import json

@@ -1,5 +1,5 @@
-"""What of an output has room in a result, so that each of its copies has a bound: in the record, in the job's last event,
-and Celery's. Contents of files have theirs already (`Limits`)."""
+"""What of an output has room in a result, so that each of its copies has a bound: the record's, the last event's, and
+Celery's. Contents of files have theirs already (`Limits`)."""
 
 from typing import NamedTuple
 
