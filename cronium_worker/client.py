@@ -46,7 +46,7 @@ def rerun(job_id: str) -> Any:
     Returns celery.result.AsyncResult. Raises JobNotFound; JobConflict while the job has not ended; SecretsUnreadable
     for a job with secrets, which went with its end.
     """
-    record = store().record(job_id)
+    record = store().fields(job_id, "job", "secrets_ttl")
     if record["status"] not in TERMINAL:
         raise JobConflict(f"job {job_id} is {record['status']}: cancel it first, or wait for its end")
     if "secrets_ttl" in record:

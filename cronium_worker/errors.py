@@ -48,6 +48,10 @@ class BrokerUnavailable(CroniumError):
     """Celery's broker does not answer."""
 
 
+class TooBusy(CroniumError):
+    """The server has no memory left for this now."""
+
+
 class JobNotFound(CroniumError):
     """There is no record of this job: the id is wrong, or its time to live is over."""
 

@@ -31,6 +31,7 @@ from cronium_worker.models.job import PullPolicy, Resources, ScriptType
 from cronium_worker.models.reference import HUB, canonical_registry, is_registry, named_registry
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+SHORTEST_TOKEN = 16
 FLAVOURS = ("alpine", "debian")
 OWN_NAMES = "cronium/"  # what our images' names begin with where they are built
 # All between the first colon and the last @, so that no odd password is shown in part; redis-py reads queries, too.
@@ -85,6 +86,12 @@ def _ascii(value: SecretStr) -> SecretStr:
     if not (value.get_secret_value().isascii() and value.get_secret_value().isprintable()):
         raise ValueError("must be printable ASCII")
     return value
+
+
+def _unguessable(value: SecretStr) -> SecretStr:
+    if value.get_secret_value() and len(value.get_secret_value()) < SHORTEST_TOKEN:
+        raise ValueError(f"must have at least {SHORTEST_TOKEN} characters: `cronium key` prints one of 256 random bits")
+    return _ascii(value)
 
 
 def _registry_server(value: str) -> str:
@@ -284,7 +291,7 @@ class Web(_Section):
 
     address: str = "127.0.0.1"
     port: int = Field(default=8700, ge=0, le=65535, description="0: any that is free")
-    token: Annotated[SecretStr, AfterValidator(_ascii)] = SecretStr("")
+    token: Annotated[SecretStr, AfterValidator(_unguessable)] = SecretStr("")
     url: str = Field(default="", pattern=_LINK)
 
 
@@ -304,7 +311,7 @@ class Flower(_Section):
     port: int = Field(default=5555, ge=0, le=65535, description="0: any that is free")
     # What basic authentication can carry, and what Flower can compare.
     username: str = Field(default="", pattern=r"^[!-9;-~]*$")
-    password: Annotated[SecretStr, AfterValidator(_ascii)] = SecretStr("")
+    password: Annotated[SecretStr, AfterValidator(_unguessable)] = SecretStr("")
     url: str = Field(default="", pattern=_LINK)
 
     @model_validator(mode="after")

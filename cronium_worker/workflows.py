@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import msgspec
+
 from cronium_worker.errors import JobNotFound
 from cronium_worker.models import Job
 from cronium_worker.models.workflow import STEP, WORKFLOW, On, Workflow
@@ -66,12 +68,14 @@ def _named(job: Job, name: str) -> Job:
 
 def steps(workflow_id: str) -> list[StepView]:
     """All steps, each after the one that it follows. Raises JobNotFound."""
-    return _steps(store().record(workflow_id))
+    return _steps(_record(workflow_id))
 
 
-def steps_around(record: Mapping[str, str]) -> list[StepView]:
-    """The same of the workflow that a job of this record is in; [] when it is in none, or its beginning has expired."""
-    workflow_id = json.loads(record["job"]).get("metadata", {}).get(WORKFLOW)
+def steps_around(job_id: str) -> list[StepView]:
+    """The same of the workflow that a job is in; [] when it is in none, or its beginning has expired. Raises
+    JobNotFound."""
+    record = _record(job_id)
+    workflow_id = _metadata(record["job"]).get(WORKFLOW)
     try:
         found = steps(workflow_id) if workflow_id else _steps(record)
     except JobNotFound:
@@ -81,7 +85,7 @@ def steps_around(record: Mapping[str, str]) -> list[StepView]:
 
 def _steps(record: Mapping[str, str]) -> list[StepView]:
     workflow_id = record["id"]
-    name = json.loads(record["job"]).get("metadata", {}).get(STEP, workflow_id)
+    name = _metadata(record["job"]).get(STEP, workflow_id)
     links = json.loads(record.get("message") or "{}").get("link", [])
     first = StepView(name, None, "", workflow_id, record["status"])
     return [first, *_following(name, links)]
@@ -92,14 +96,31 @@ def _following(after: str, links: list[Any]) -> Iterator[StepView]:
         options = link["options"]
         if "on" in options:
             job = link["args"][0]
-            job = json.loads(job["job"]) if is_signed(job) else job
-            name = job.get("metadata", {}).get(STEP, options["task_id"])
+            metadata = _metadata(job["job"]) if is_signed(job) else job.get("metadata", {})
+            name = metadata.get(STEP, options["task_id"])
             yield StepView(name, after, options["on"], options["task_id"], _status(options["task_id"]))
             yield from _following(name, options.get("link", []))
 
 
+def _record(job_id: str) -> dict[str, str]:
+    return store().fields(job_id, "id", "job", "message")
+
+
+class _Described(msgspec.Struct):
+    """Of a job, that alone."""
+
+    metadata: dict[str, str] = {}
+
+
+def _metadata(job: str) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(job, type=_Described).metadata
+    except msgspec.DecodeError:  # of another language, with half a character in it
+        return {}
+
+
 def _status(job_id: str) -> str | None:
     try:
-        return store().record(job_id)["status"]
+        return store().fields(job_id)["status"]
     except JobNotFound:
         return None

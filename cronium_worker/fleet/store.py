@@ -71,6 +71,9 @@ FIRST_LOOK_S = 5
 # A worker that has had a job for this many leases did not die of it.
 SETTLED_LEASES = 1 / 3
 
+# What lists show of a job.
+SUMMARY = ("id", "status", "type", "queue", "host", "attempt", "created_at", "started_at", "finished_at", "note")
+
 # `unreadable`: a newer version has written the job; it is left to a worker of that version.
 Outcome = Literal["missing", "finished", "busy", "unreadable"]
 CancelOutcome = Literal["finished", "cancelled", "requested"]
@@ -254,6 +257,14 @@ class JobStore:
             raise JobNotFound(f"no job {job_id}: unknown id, or its record has expired")
         return fields
 
+    def fields(self, job_id: str, *names: str) -> dict[str, str]:
+        """Those fields of the record that there are: without the result, a record is small. Raises JobNotFound."""
+        status, *values = cast("list[str | None]", self.redis.hmget(record_key(job_id), "status", *names))
+        if status is None:
+            raise JobNotFound(f"no job {job_id}: unknown id, or its record has expired")
+        found = {"status": status, **dict(zip(names, values, strict=True))}
+        return {name: value for name, value in found.items() if value is not None}
+
     def result(self, job_id: str) -> JobResult | None:
         """The result, or None while the job is not finished. Raises JobNotFound."""
         key = record_key(job_id)
@@ -264,7 +275,7 @@ class JobStore:
 
     def events(self, job_id: str) -> Iterator[Event]:
         """The events there are now. Raises JobNotFound."""
-        self.result(job_id)
+        self.fields(job_id)
         last = "-"
         while entries := cast(Any, self.redis.xrange(job_keys(job_id)[1], min=last, count=_READ_COUNT)):
             for entry_id, fields in entries:
@@ -276,7 +287,7 @@ class JobStore:
 
         Reads the stream alone, which has every event once and in order. Raises JobNotFound.
         """
-        self.result(job_id)
+        self.fields(job_id)
         events_key = job_keys(job_id)[1]
         while True:
             reply = cast(Any, self.redis.xread({events_key: after}, count=_READ_COUNT, block=_BLOCK_MS))
@@ -292,7 +303,7 @@ class JobStore:
 
     def cancel(self, job_id: str) -> CancelOutcome:
         """Ask for the end of a job; at once when no worker has it. Idempotent. Raises JobNotFound."""
-        record = self.record(job_id)
+        record = self.fields(job_id, "attempt", "created_at", "type")
         attempt, finished_at, message = int(record["attempt"]), now_iso(), "cancelled before a worker took it"
         result = JobResult(
             job_id=job_id,
@@ -320,7 +331,7 @@ class JobStore:
             if rank is None:
                 raise JobNotFound(f"no job {before}: unknown id, or its record has expired")
             first = rank + 1
-        names = ("id", "status", "type", "queue", "host", "attempt", "created_at", "started_at", "finished_at", "note")
+        names = SUMMARY
         while ids := cast("list[str]", self.redis.zrange(INDEX_KEY, first, first + count - 1, desc=True)):
             with self.redis.pipeline(transaction=False) as pipe:
                 for job_id in ids:

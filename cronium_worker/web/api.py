@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from redis.asyncio import Redis
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -14,9 +14,11 @@ from cronium_worker import __version__
 from cronium_worker.settings import Web, get_settings
 from cronium_worker.web.access import Access
 from cronium_worker.web.fleet import fleet
+from cronium_worker.web.guard import Guard
 from cronium_worker.web.jobs import jobs
 from cronium_worker.web.page import Page
 from cronium_worker.web.problems import CODES, answer, refuse
+from cronium_worker.web.results import Results
 from cronium_worker.web.schedules import schedules
 
 _LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
@@ -29,11 +31,16 @@ def make_api(section: Web) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        async with Redis.from_url(get_settings().redis_url.get_secret_value(), decode_responses=True) as redis:
+        url = get_settings().redis_url.get_secret_value()
+        async with Redis.from_url(url, decode_responses=True) as redis, Redis.from_url(url) as raw:
             api.state.redis = redis
+            api.state.results = Results(raw)
             yield
 
     api = FastAPI(title="cronium", version=__version__, lifespan=lifespan, redoc_url=None, docs_url=None)
+    static = files("cronium_worker.web") / "static"
+    public = frozenset({"/", "/openapi.json", *(f"/{file.name}" for file in static.iterdir())})
+    api.add_middleware(Guard, access=access, public=public)
     if not token:
         # A page of somebody else's may have a name of its own that leads here.
         api.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK)
@@ -41,7 +48,7 @@ def make_api(section: Web) -> FastAPI:
     for error, code in CODES.items():
         api.add_exception_handler(error, answer(code))
     for router in (jobs, schedules, fleet):
-        api.include_router(router, dependencies=[Depends(access)])
+        api.include_router(router)
     api.include_router(access.routes(get_settings().flower.url))
-    api.mount("/", Page(files("cronium_worker.web") / "static"))
+    api.mount("/", Page(static))
     return api

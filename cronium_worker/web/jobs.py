@@ -1,26 +1,27 @@
 """The API's calls for jobs."""
 
-import base64
-import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from cronium_worker.client import rerun, submit
 from cronium_worker.errors import JobNotFound
+from cronium_worker.fleet.store import SUMMARY
 from cronium_worker.models import Job, JobResult
 from cronium_worker.models.job import ScriptType
 from cronium_worker.models.result import Status, Stream
 from cronium_worker.tasks import store
 from cronium_worker.web import live
 from cronium_worker.web.problems import NOT_FOUND, REFUSED
+from cronium_worker.web.results import LargeResponse, Results
 from cronium_worker.workflows import StepView, steps_around
 
 _STREAM_ID = r"^\d{1,20}-\d{1,20}$"
@@ -70,7 +71,11 @@ def rerun_job(response: Response, job_id: str) -> JobSummary:
 
 def _created(response: Response, job_id: str) -> JobSummary:
     response.headers["Location"] = f"/jobs/{job_id}"
-    return JobSummary.model_validate(store().record(job_id))
+    return _summary(job_id)
+
+
+def _summary(job_id: str) -> JobSummary:
+    return JobSummary.model_validate(store().fields(job_id, *SUMMARY))
 
 
 @jobs.get("")
@@ -104,31 +109,20 @@ def list_jobs(
     return found
 
 
-@jobs.get("/{job_id}", responses=NOT_FOUND)
-def get_job(job_id: str) -> JobView:
-    record = store().record(job_id)
-    result = JobResult.model_validate_json(record["result"]) if record.get("result") else None
-    given = {
-        "job": json.loads(record["job"]),
-        "workflow": [asdict(step) for step in steps_around(record)],
-        "result": result and _with_urls(result),
-    }
-    return JobView.model_validate({**record, **given})
+@jobs.get("/{job_id}", responses=NOT_FOUND, response_model=JobView)
+async def get_job(request: Request, job_id: str) -> Response:
+    about = await run_in_threadpool(_about, job_id)
+    results: Results = request.app.state.results
+    return LargeResponse(lambda: results.view(job_id, about), media_type="application/json")
 
 
-def _with_urls(result: JobResult) -> JobResult:
-    """Without contents: each file's is at its URL."""
-    files = {
-        name: file.model_copy(update={"content": None, "url": f"/jobs/{result.job_id}/files/{quote(name)}"})
-        if file.content is not None
-        else file
-        for name, file in result.output.files.items()
-    }
-    return result.model_copy(update={"output": result.output.model_copy(update={"files": files})})
+def _about(job_id: str) -> dict[str, Any]:
+    steps = [asdict(step) for step in steps_around(job_id)]
+    return {**_summary(job_id).model_dump(mode="json"), "workflow": steps}
 
 
 def _known(job_id: str) -> str:
-    store().result(job_id)
+    store().fields(job_id)
     return job_id
 
 
@@ -155,27 +149,27 @@ async def follow_job(
 def get_log(request: Request, job_id: _Known, stream: Stream | None = None) -> StreamingResponse:
     """What the job has printed up to now, as plain text; of one stream, or of both as they came."""
     text = live.log(request.app.state.redis, job_id, stream)
-    return StreamingResponse(
-        text, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"}
-    )
+    return StreamingResponse(text, media_type="text/plain; charset=utf-8")
 
 
 @jobs.get("/{job_id}/files/{name:path}", response_class=Response, responses=NOT_FOUND)
-def get_file(job_id: str, name: str) -> Response:
+async def get_file(request: Request, job_id: str, name: str) -> Response:
     """A file that the job left in its output directory."""
-    result = store().result(job_id)
-    file = result.output.files.get(name) if result else None
-    if file is None or file.content is None:
-        raise HTTPException(404, f"{name}: the job has left no such file, or its content was over the limits")
-    headers = {
-        "Content-Disposition": "attachment; filename*=UTF-8''" + quote(name.rpartition("/")[2], safe=""),
-        "X-Content-Type-Options": "nosniff",
-    }
-    return Response(base64.b64decode(file.content), media_type="application/octet-stream", headers=headers)
+    results: Results = request.app.state.results
+
+    @asynccontextmanager
+    async def content() -> AsyncIterator[list[bytes]]:
+        async with results.file(job_id, name) as found:
+            if found is None:
+                raise HTTPException(404, f"{name}: the job has left no such file, or its content was over the limits")
+            yield found
+
+    disposition = "attachment; filename*=UTF-8''" + quote(name.rpartition("/")[2], safe="")
+    return LargeResponse(content, media_type="application/octet-stream", headers={"Content-Disposition": disposition})
 
 
 @jobs.delete("/{job_id}", status_code=202, responses=NOT_FOUND)
 def cancel_job(job_id: str) -> JobSummary:
     """End a job in whatever state it is, with its grace period; a finished one stays as it is."""
     store().cancel(job_id)
-    return JobSummary.model_validate(store().record(job_id))
+    return _summary(job_id)

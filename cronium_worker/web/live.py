@@ -11,7 +11,8 @@ from cronium_worker.fleet.store import STATUS_CHANNEL, job_keys, stream_entries
 from cronium_worker.models import TERMINAL
 from cronium_worker.models.result import Stream
 
-_READ_COUNT = 200
+# An event may have some hundred KiB, and a client that reads slowly keeps those that it has not had.
+_READ_COUNT = 16
 _BLOCK_MS = 5000
 
 

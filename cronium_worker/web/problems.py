@@ -15,6 +15,7 @@ from cronium_worker.errors import (
     ScheduleConflict,
     ScheduleNotFound,
     SecretsUnreadable,
+    TooBusy,
     details_message,
     validation_message,
 )
@@ -28,6 +29,7 @@ CODES: dict[type[Exception], int] = {
     JobNotFound: 404,
     ScheduleNotFound: 404,
     BrokerUnavailable: 503,
+    TooBusy: 503,
     RedisError: 503,
 }
 
