@@ -18,6 +18,7 @@ from cronium_worker.web.places import BACKLOG, HEADER_S, Places, count_places
 
 # Those who follow a job keep their connection open: they go on elsewhere with their last event's id.
 _SHUTDOWN_S = 3
+_WAITING = 1024
 
 
 def serve(section: Web, *, report: Callable[[str], Any]) -> None:
@@ -64,6 +65,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, places: Places) -> None:
         super().__init__(config)
         self._places = places
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let more connections wait than are accepted in one turn: asyncio takes one number for both."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_WAITING)
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn calls this ten times a second."""

@@ -26,7 +26,7 @@ from tests.system.conftest import CRONIUM, Fleet
 __all__ = ["own_redis"]
 
 TIMEOUT_S = 60
-LOGIN = {"CRONIUM_FLOWER__USERNAME": "ada", "CRONIUM_FLOWER__PASSWORD": "love:lace"}
+LOGIN = {"CRONIUM_FLOWER__USERNAME": "ada", "CRONIUM_FLOWER__PASSWORD": "love:lace-love:lace"}
 
 
 @dataclass

@@ -34,7 +34,7 @@ from tests.system.local_host import LocalHost
 from tests.system.sinks import Listener, files_below, hits, process_lists, redis_contents
 
 TIMEOUT_S = 60
-LOGIN = {"CRONIUM_FLOWER__USERNAME": "ada", "CRONIUM_FLOWER__PASSWORD": "lovelace"}
+LOGIN = {"CRONIUM_FLOWER__USERNAME": "ada", "CRONIUM_FLOWER__PASSWORD": "lovelace-lovelace"}
 
 # Prints, writes and sends it in every way; then ends with an error that says it.
 TELLS = {

@@ -143,7 +143,7 @@ def test_the_command_has_an_example() -> None:
 
 @pytest.mark.parametrize("name", ["USERNAME", "PASSWORD"])
 def test_half_a_login_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(f"CRONIUM_FLOWER__{name}", "hunter2")
+    monkeypatch.setenv(f"CRONIUM_FLOWER__{name}", "hunter2-hunter2-hunter2")
     with pytest.raises(ConfigurationError, match=r"^CRONIUM_FLOWER: .*__USERNAME and __PASSWORD") as caught:
         load_settings()
     assert "hunter2" not in str(caught.value)
@@ -158,9 +158,9 @@ def test_what_a_login_cannot_carry_is_refused(monkeypatch: pytest.MonkeyPatch, n
 
 def test_the_password_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRONIUM_FLOWER__USERNAME", "ada")
-    monkeypatch.setenv("CRONIUM_FLOWER__PASSWORD", "hunter2")
+    monkeypatch.setenv("CRONIUM_FLOWER__PASSWORD", "hunter2-hunter2-hunter2")
     settings = load_settings()
-    assert settings.flower.login == "ada:hunter2"
+    assert settings.flower.login == "ada:hunter2-hunter2-hunter2"
     assert "hunter2" not in json.dumps(settings.masked()) + repr(settings)
 
 
