@@ -1,6 +1,8 @@
 """The server's connections: fewer than it has descriptors for, and none that is held without being used."""
 
 import resource
+import socket
+import struct
 import time
 from typing import Any
 
@@ -20,6 +22,8 @@ _MOST_PLACES = 2000
 _ROOM = 32
 # Accepted in one turn of the event loop, before any of them is looked at.
 BACKLOG = 32
+
+_AT_ONCE = struct.pack("ii", 1, 0)  # struct linger
 
 _busy = JSONResponse(
     {"error": "too many connections: try again"}, 503, headers={"Retry-After": "1", "Connection": "close"}
@@ -86,6 +90,9 @@ class Places:
 
     def _drop(self, connection: "Connection") -> None:
         self.leave(connection)
+        if connection.transport.get_write_buffer_size():
+            # Else the kernel goes on trying to deliver what it has of the answer.
+            connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         connection.transport.abort()
 
 

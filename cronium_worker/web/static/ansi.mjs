@@ -3,20 +3,25 @@
  * No document is needed here.
  */
 
-// CSI … final byte; OSC … BEL or ST; two-byte escapes; other control characters but the tab.
-const SEQUENCE = /\x1b\[([0-?]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]|[\x00-\x08\x0b-\x1f\x7f]/g;
+// CSI … final byte; OSC … BEL or ST; two-byte escapes; other control characters but the tab,
+// those of C1 too.
+const SEQUENCE = /\x1b\[([0-?]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]/g;
 
 export const PLAIN = Object.freeze({});
 
 /** A line as pieces `{text, style}` and the style after it. A style is an immutable object: bold, dim, italic,
- * underline, inverse, strike: true; fg, bg: 0–255 or "#rrggbb". */
-export function parse(line, style = PLAIN) {
+ * underline, inverse, strike: true; fg, bg: 0–255 or "#rrggbb". The last of `most` pieces has all that follows. */
+export function parse(line, style = PLAIN, most = Infinity) {
   const pieces = [];
   let start = 0;
   const add = (end) => {
     if (end > start) pieces.push({ text: line.slice(start, end), style });
   };
   for (const match of line.matchAll(SEQUENCE)) {
+    if (pieces.length + 1 >= most) {
+      pieces.push({ text: plain(line.slice(start)), style });
+      return { pieces, style };
+    }
     add(match.index);
     start = match.index + match[0].length;
     if (match[2] === "m") style = applied(style, match[1]);
@@ -25,15 +30,24 @@ export function parse(line, style = PLAIN) {
   return { pieces, style };
 }
 
+/** The style after a text. */
+export function styleAfter(text, style) {
+  if (text.includes("\x1b")) for (const [, parameters, final] of text.matchAll(SEQUENCE)) if (final === "m") style = applied(style, parameters);
+  return style;
+}
+
+// The beginning of a sequence whose end may come with the next text; longer ones are not waited for.
+const UNFINISHED = /\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]*|[ -/]*)?$/;
+const LONGEST_SEQUENCE = 256;
+
+/** What at the end of a text is not yet a whole sequence. */
+export function unfinished(text) {
+  return UNFINISHED.exec(text.slice(-LONGEST_SEQUENCE))?.[0] ?? "";
+}
+
 /** The text alone. */
 export function plain(line) {
   return line.replace(SEQUENCE, "");
-}
-
-/** What a terminal would show of a line: a carriage return begins it anew. */
-export function shown(line) {
-  const whole = line.endsWith("\r") ? line.slice(0, -1) : line;
-  return whole.slice(whole.lastIndexOf("\r") + 1);
 }
 
 const ON = { 1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "strike" };

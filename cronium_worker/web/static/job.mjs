@@ -2,11 +2,14 @@
 
 import { call, events, get, jobPath } from "./api.mjs";
 import { bytes, clock, duration, fill, h, notice, since, status, time } from "./dom.mjs";
+import { shortJson } from "./json.mjs";
 import { LogView } from "./log.mjs";
 import { Plot } from "./plot.mjs";
 import { keepDraft } from "./submit.mjs";
 
 const TOGETHER_MS = 50; // status events that come at once are one question for the record
+const MOST_CHARACTERS = 50_000; // of a text in the document
+const MOST_ITEMS = 200;
 const TERMINAL = ["completed", "failed", "timeout", "cancelled"];
 
 /** The page of a job. Returns what ends it. */
@@ -156,7 +159,7 @@ function outcomeOf({ result, job, ...record }) {
     if (condition !== null) parts.push(section("Condition", h("p", { class: `condition ${condition}` }, String(condition))));
     if (Object.keys(variables).length) parts.push(section("Variables", json(variables)));
     if (Object.keys(files).length) parts.push(section("Files", fileList(files)));
-    if (notes.length) parts.push(section("Notes", h("ul", {}, notes.map((text) => h("li", {}, text)))));
+    if (notes.length) parts.push(section("Notes", items("", notes, (text) => h("li", {}, text))));
   }
   parts.push(section("Details", details(record, result)));
   if (job?.script) parts.push(definition(job));
@@ -164,26 +167,44 @@ function outcomeOf({ result, job, ...record }) {
 }
 
 const section = (name, ...children) => h("section", {}, h("h2", {}, name), ...children);
-const json = (value) => h("pre", { class: "json", tabIndex: 0 }, JSON.stringify(value, null, 2));
+const json = (value) => code("json", shortJson(value, MOST_CHARACTERS));
+
+/** A text of a job's. All of it is in the API's answer. */
+function code(name, text) {
+  const more = text.length > MOST_CHARACTERS && h("p", { class: "muted" }, "This is its beginning; all of it is in the API's answer.");
+  return [h("pre", { class: name, tabIndex: 0 }, text.slice(0, MOST_CHARACTERS)), more];
+}
 
 function errorOf(error) {
   return h(
     "section",
     { class: "error-box" },
     h("h2", {}, error.type, error.retryable && h("span", { class: "muted" }, " may succeed when it is run again")),
-    h("p", {}, error.message),
+    h("p", {}, error.message.slice(0, MOST_CHARACTERS)),
     Object.keys(error.details).length > 0 && h("details", {}, h("summary", {}, "Details"), json(error.details)),
   );
 }
 
 function fileList(files) {
-  return h(
-    "ul",
-    { class: "files" },
-    Object.entries(files).map(([name, file]) =>
-      h("li", {}, file.url ? h("a", { href: file.url.replace(/^\//, ""), download: "", title: `SHA-256 ${file.sha256}` }, name) : h("span", { title: "over the limits of a result" }, name), " ", h("span", { class: "muted" }, bytes(file.size))),
-    ),
+  const link = (name, file) => h("a", { href: file.url.replace(/^\//, ""), download: "", title: `SHA-256 ${file.sha256}` }, name);
+  return items("files", Object.entries(files), ([name, file]) =>
+    h("li", {}, file.url ? link(name, file) : h("span", { title: "over the limits of a result" }, name), " ", h("span", { class: "muted" }, bytes(file.size))),
   );
+}
+
+/** A list, of which some hundred are shown at first. */
+function items(name, values, item) {
+  const list = h("ul", { class: name });
+  const more = h("button", { class: "quiet", onclick: show });
+  let shown = 0;
+  function show() {
+    list.append(...values.slice(shown, shown + MOST_ITEMS).map(item));
+    shown = list.childElementCount;
+    more.textContent = `${(values.length - shown).toLocaleString()} more`;
+    more.hidden = shown >= values.length;
+  }
+  show();
+  return [list, more];
 }
 
 function details(record, result) {
@@ -214,5 +235,5 @@ function details(record, result) {
 }
 
 function definition({ script, ...rest }) {
-  return h("details", { class: "definition" }, h("summary", {}, "The job as it was given"), h("pre", { class: "code", tabIndex: 0 }, script.content), Object.keys(rest).length > 1 && json(rest));
+  return h("details", { class: "definition" }, h("summary", {}, "The job as it was given"), code("code", script.content), Object.keys(rest).length > 1 && json(rest));
 }

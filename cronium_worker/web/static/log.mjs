@@ -7,6 +7,10 @@ import { Lines, marked } from "./lines.mjs";
 const ROW_PX = 20; // .log-row
 const AROUND = 20; // rows rendered above and below what is seen
 const SEARCH_AFTER_MS = 150;
+// The page stays usable whatever is in a log: what takes long is done a little at a time.
+const SEARCH_AT_ONCE = 1000; // rows
+const SEARCH_FOR_MS = 10;
+const MOST_PIECES = 1500; // in the document; rows beyond that are without colours
 const FLAGS = ["bold", "dim", "italic", "underline", "strike"];
 
 export class LogView {
@@ -18,7 +22,9 @@ export class LogView {
     this.current = -1;
     this.wanted = "";
     this.searched = 0; // places before it have been searched
+    this.jump = false;
     this.scheduled = false;
+    this.drawn = new Map(); // the rows in the document, by what they show
 
     this.rows = h("div", { class: "log-rows" });
     this.space = h("div", { class: "log-space" }, this.rows);
@@ -90,18 +96,37 @@ export class LogView {
     const last = Math.min(count, Math.ceil((this.box.scrollTop + this.box.clientHeight) / ROW_PX) + AROUND);
     this.rows.style.transform = `translateY(${first * ROW_PX}px)`;
     const rows = [];
-    for (let place = first; place < last; place++) rows.push(this.#row(place));
-    this.rows.replaceChildren(...rows);
+    let pieces = 0;
+    for (let place = first; place < last; place++) {
+      const row = this.#row(place, pieces > MOST_PIECES);
+      pieces += row.childElementCount;
+      rows.push(row);
+    }
+    this.drawn = new Map(rows.map((row) => [row.dataset.key, row]));
+    for (const row of [...this.rows.children]) if (this.drawn.get(row.dataset.key) !== row) row.remove();
+    let next = this.rows.firstChild;
+    for (const row of rows) {
+      if (row === next) next = next.nextSibling;
+      else this.rows.insertBefore(row, next);
+    }
   }
 
-  #row(place) {
-    const { number, stream, pieces } = this.lines.at(place);
+  /** The element of a row; the one that is there already, if nothing of it has changed. */
+  #row(place, isPlain) {
+    const { number, length, cut, version } = this.lines.about(place);
     const current = this.found[this.current] === place;
+    const key = [number, length, cut, version, isPlain, current, this.wanted].join();
+    return this.drawn.get(key) ?? this.#made(place, key, isPlain, current);
+  }
+
+  #made(place, key, isPlain, current) {
+    const { number, stream, pieces, cut } = this.lines.at(place, isPlain);
     return h(
       "div",
-      { class: `log-row ${stream}${current ? " current" : ""}` },
+      { class: `log-row ${stream}${current ? " current" : ""}`, "data-key": key },
       h("span", { class: "log-number", ariaHidden: "true" }, String(number)),
-      marked(pieces, this.wanted).map(span),
+      (isPlain ? pieces : marked(pieces, this.wanted)).map(span),
+      cut > 0 && h("span", { class: "log-cut" }, ` … ${cut.toLocaleString()} more characters are in the download alone`),
     );
   }
 
@@ -127,25 +152,37 @@ export class LogView {
     this.timer = setTimeout(() => {
       const changed = this.search.value !== this.wanted;
       this.wanted = this.search.value;
+      this.jump = changed; // to the first one, when it is found
       this.#find();
-      if (changed && this.found.length) this.#step(1);
     }, SEARCH_AFTER_MS);
   }
 
   #find() {
     this.found = [];
     this.searched = 0;
+    this.current = -1;
     this.#findMore();
-    this.current = Math.min(this.current, this.found.length - 1);
     this.#schedule();
   }
 
-  /** In what has come since. The last line may have grown. */
+  /** In what has come since; for a moment, then again in the next frame. The last line may have grown. */
   #findMore() {
+    const length = this.lines.length;
     if (this.wanted) {
       while (this.found.at(-1) >= this.searched) this.found.pop();
-      for (const place of this.lines.find(this.wanted, this.searched)) this.found.push(place);
-      this.searched = Math.max(0, this.lines.length - 1);
+      const start = performance.now();
+      let end = this.searched;
+      while (end < length && performance.now() - start < SEARCH_FOR_MS) {
+        const from = end;
+        end = Math.min(length, from + SEARCH_AT_ONCE);
+        for (const place of this.lines.find(this.wanted, from, end)) this.found.push(place);
+      }
+      this.searched = end < length ? end : Math.max(0, length - 1);
+      if (end < length) this.#schedule();
+    }
+    if (this.jump && this.found.length) {
+      this.jump = false;
+      this.#step(1);
     }
     this.#say();
   }
@@ -160,7 +197,7 @@ export class LogView {
 
   #say() {
     const many = this.found.length.toLocaleString();
-    this.count.textContent = !this.wanted ? "" : this.found.length ? `${this.current + 1} of ${many}` : "nothing found";
+    this.count.textContent = !this.wanted ? "" : this.found.length ? `${this.current + 1} of ${many}` : this.searched + 1 < this.lines.length ? "searching" : "nothing found";
   }
 }
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { PLAIN, colour, parse, plain, shown } from "../../../cronium_worker/web/static/ansi.mjs";
+import { PLAIN, colour, parse, plain, styleAfter, unfinished } from "../../../cronium_worker/web/static/ansi.mjs";
 
 const pieces = (line, style) => parse(line, style).pieces.map(({ text, style }) => [text, { ...style }]);
 
@@ -41,7 +41,19 @@ test("what moves the cursor colours nothing", () => {
   assert.deepEqual(pieces("\x1b[31ma\x1b[1Gb\x1b[4;7Hc"), [["a", { fg: 1 }], ["b", { fg: 1 }], ["c", { fg: 1 }]]);
 });
 
-test("a carriage return begins the line anew", () => {
-  assert.equal(shown("10 %\r20 %\r30 %"), "30 %");
-  assert.equal(shown("of Windows\r"), "of Windows");
+test("a sequence that has not ended yet is known", () => {
+  for (const text of ["\x1b", "\x1b[", "\x1b[38;5", "\x1b]0;title", "\x1b("]) assert.equal(unfinished(`a${text}`), text);
+  for (const text of ["", "a", "\x1b[1m", "\x1b[1mb", `\x1b[${"1".repeat(300)}`]) assert.equal(unfinished(text), "");
+});
+
+test("what has too many colours is one piece from there on", () => {
+  const line = "\x1b[31ma\x1b[32mb".repeat(1000);
+  const { pieces } = parse(line, PLAIN, 10);
+  assert.equal(pieces.length, 10);
+  assert.equal(pieces.map((piece) => piece.text).join(""), "ab".repeat(1000));
+  assert.deepEqual({ ...styleAfter(line, PLAIN) }, { fg: 2 });
+});
+
+test("control characters of C1 leave nothing", () => {
+  assert.equal(plain("a\x9b31mb\x90c\x9d"), "a31mbc");
 });
