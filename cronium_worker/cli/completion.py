@@ -3,6 +3,8 @@
 import click
 from click.shell_completion import get_completion_class
 
+from cronium_worker.cli.printing import echo
+
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -20,4 +22,4 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     if kind is None:
         raise click.ClickException(f"no completion for {shell}")
-    click.echo(kind(cli, {}, "cronium", "_CRONIUM_COMPLETE").source())
+    echo(kind(cli, {}, "cronium", "_CRONIUM_COMPLETE").source())

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from cronium_worker.broker import is_amqp
 from cronium_worker.cli import hardening
 from cronium_worker.cli.finding import Finding
+from cronium_worker.cli.printing import one_line
 from cronium_worker.errors import BrokerUnavailable, CroniumError
 from cronium_worker.fleet.store import connect
 from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
@@ -278,5 +279,6 @@ def doctor(workers: bool) -> None:
             failed = failed or bool(finding.remedy and not finding.weak)
             mark = _WEAK if finding.weak else _FAILED
             mark = mark if finding.remedy else _OK
-            click.echo(f"{mark} {finding.name}: {finding.text}" + (f" → {finding.remedy}" if finding.remedy else ""))
+            text = f"{finding.name}: {finding.text}" + (f" → {finding.remedy}" if finding.remedy else "")
+            click.echo(f"{mark} {one_line(text)}")  # noqa: TID251 - the marks are coloured
     raise click.exceptions.Exit(int(failed))

@@ -2,6 +2,7 @@
 
 import click
 
+from cronium_worker.cli.printing import echo
 from cronium_worker.settings import get_settings
 
 
@@ -18,6 +19,6 @@ def firewall() -> None:
 
     engine = Engine()
     try:
-        click.echo(Firewall(engine, get_settings().security).text(), nl=False)
+        echo(Firewall(engine, get_settings().security).text(), nl=False)
     finally:
         engine.close()

@@ -11,6 +11,7 @@ import click
 import humanize
 
 from cronium_worker.cli.jobs import show_table
+from cronium_worker.cli.printing import echo, one_line
 from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
 from cronium_worker.settings import get_settings
 
@@ -43,7 +44,7 @@ def ask_every_host(task: str, *, timeout_s: float, **arguments: Any) -> HostRepo
         if "report" in message:
             reports[message["host"]] = message["report"]
         else:
-            click.echo(f"{message['host']}: {message['progress']}", err=True)
+            echo(f"{message['host']}: {one_line(message['progress'])}", err=True)
     return HostReports(dict(sorted(reports.items())), sorted(set(asked) - reports.keys()))
 
 
@@ -61,7 +62,7 @@ def hosts(as_json: bool) -> None:
 
     found = registry().hosts()
     if as_json:
-        click.echo(json.dumps([asdict(host) for host in found]))
+        echo(json.dumps([asdict(host) for host in found]))
         return
     columns = ("host", "state", "running", "queues", "engine", "free", "beat", "swept", "pulled", "note")
     show_table(columns, [_row(host) for host in found])
@@ -134,11 +135,11 @@ def drain(host: str, undo: bool, wait: bool) -> None:
         beat_now(host)
         if not _has_heard(host, drained=not undo):
             raise click.ClickException(f"{host} does not answer; it {says} as soon as it does")
-        click.echo(f"{host} {says}")
+        echo(f"{host} {says}")
         if wait:
             _wait_for_jobs(host)
     else:
-        click.echo(f"{host} is not running; when it comes back, it {says}")
+        echo(f"{host} is not running; when it comes back, it {says}")
 
 
 def _report_of(host: str) -> "Report | None":
@@ -165,7 +166,7 @@ def _wait_for_jobs(host: str) -> None:
         time.sleep(_LOOK_EVERY_S * 10)
     if jobs is None:
         raise click.ClickException(f"{host} does not answer any more; its jobs may still run")
-    click.echo(f"{host} runs no jobs")
+    echo(f"{host} runs no jobs")
 
 
 @click.command()
@@ -184,7 +185,7 @@ def cleanup(dry_run: bool, as_json: bool) -> None:
 
     answered = ask_every_host(CLEANUP, timeout_s=_SWEEP_TIMEOUT_S, dry_run=dry_run)
     if as_json:
-        click.echo(json.dumps({"hosts": answered.reports, "silent": answered.silent}))
+        echo(json.dumps({"hosts": answered.reports, "silent": answered.silent}))
     else:
         rows = [[host, *_sweep_cells(report)] for host, report in answered.reports.items()]
         rows += [[host, "did not answer", "", "", ""] for host in answered.silent]

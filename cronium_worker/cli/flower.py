@@ -2,6 +2,8 @@
 
 import click
 
+from cronium_worker.cli.printing import echo
+from cronium_worker.credentials import keep
 from cronium_worker.settings import get_settings
 
 
@@ -15,9 +17,10 @@ def flower(address: str | None, port: int | None) -> None:
     Example:
       cronium flower --port 8080
     """
+    keep("flower")
     from cronium_worker.dashboard.app import serve
 
     settings = get_settings()
     given = {"address": address, "port": port}
     changed = {name: value for name, value in given.items() if value is not None}
-    serve(settings.flower.model_copy(update=changed), report=click.echo)
+    serve(settings.flower.model_copy(update=changed), report=echo)

@@ -7,6 +7,7 @@ import click
 
 from cronium_worker.cli.fleet import HostReports, ask_every_host
 from cronium_worker.cli.jobs import show_table
+from cronium_worker.cli.printing import echo
 from cronium_worker.errors import ConfigurationError
 from cronium_worker.settings import get_settings
 
@@ -37,8 +38,8 @@ def images_build(flavour: str | None) -> None:
     from cronium_worker.engine.build import build_images
     from cronium_worker.engine.client import Engine
 
-    for image in build_images(Engine().api, flavour=flavour, report=click.echo):
-        click.echo(image.reference)
+    for image in build_images(Engine().api, flavour=flavour, report=echo):
+        echo(image.reference)
 
 
 @images.command("pull")
@@ -63,7 +64,7 @@ def images_pull(references: tuple[str, ...], timeout: float | None, local: bool,
     wait_s = timeout or get_settings().registry.pull_timeout + _ANSWER_MARGIN_S
     answered = ask_every_host(PREPULL, timeout_s=wait_s, references=references or None)
     if as_json:
-        click.echo(json.dumps({"hosts": answered.reports, "silent": answered.silent}))
+        echo(json.dumps({"hosts": answered.reports, "silent": answered.silent}))
     else:
         _show_pulled(answered)
     failed = [
@@ -84,11 +85,11 @@ def _pull_here(references: tuple[str, ...]) -> None:
     manager = ImageManager(Engine(), settings.registry)
     for candidates in chosen:
         pulled = manager.pull_first(candidates, policy="always", cancelled=lambda: False, progress=_show_progress)
-        click.echo(pulled.image)
+        echo(pulled.image)
 
 
 def _show_progress(message: str, **_: Any) -> None:
-    click.echo(message, err=True)
+    echo(message, err=True)
 
 
 def _show_pulled(answered: HostReports) -> None:
@@ -118,7 +119,7 @@ def images_ls(local: bool, as_json: bool) -> None:
     """
     rows = _images_here() if local else _images_of_hosts()
     if as_json:
-        click.echo(json.dumps(rows))
+        echo(json.dumps(rows))
         return
     columns = ("image", "flavour", "version", "size_mb") if local else ("host", "image", "digest", "size_mb")
     show_table(columns, [[row[column] for column in columns] for row in rows])

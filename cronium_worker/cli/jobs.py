@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from cronium_worker.cli.printing import Output, echo, one_line
 from cronium_worker.cli.run import exit_code, follow_here
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ def logs(job_id: str, follow: bool) -> None:
     """
     if follow:
         raise click.exceptions.Exit(exit_code(follow_here(job_id, own=False)))
+    targets = {"stdout": Output(sys.stdout), "stderr": Output(sys.stderr)}
     for event in store().events(job_id):
         if event["type"] == "log":
-            target = sys.stdout if event["stream"] == "stdout" else sys.stderr
-            target.write(event["data"])
+            targets[event["stream"]].write(event["data"])
 
 
 @click.command()
@@ -51,29 +52,16 @@ def status(job_id: str, as_json: bool) -> None:
     Example:
       cronium status 3f2c9a
     """
-    record = store().record(job_id)
-    shown = {
-        name: record.get(name)
-        for name in (
-            "id",
-            "status",
-            "type",
-            "attempt",
-            "queue",
-            "host",
-            "created_at",
-            "started_at",
-            "finished_at",
-            "note",
-        )
-    }
+    names = ("id", "status", "type", "attempt", "queue", "host", "created_at", "started_at", "finished_at", "note")
+    record = store().fields(job_id, "job", *names)
+    shown: dict[str, Any] = {name: record.get(name) for name in names}
     shown["metadata"] = json.loads(record["job"]).get("metadata", {})
     if as_json:
-        click.echo(json.dumps(shown))
+        echo(json.dumps(shown))
         return
     for name, value in shown.items():
         if value:
-            click.echo(f"{name + ':':<13} {value}")
+            echo(f"{name + ':':<13} {one_line(value)}")
 
 
 @click.command()
@@ -90,11 +78,11 @@ def result(job_id: str, as_json: bool) -> None:
     if outcome is None:
         raise click.ClickException(f"job {job_id} is not finished; follow it with `cronium logs -f {job_id}`")
     if as_json:
-        click.echo(outcome.model_dump_json())
+        echo(outcome.model_dump_json())
     else:
-        click.echo(json.dumps(outcome.output.data, ensure_ascii=False, indent=2))
+        echo(json.dumps(outcome.output.data, ensure_ascii=False, indent=2))
         if outcome.error is not None:
-            click.echo(f"{outcome.status}: {outcome.error.type}: {outcome.error.message}", err=True)
+            echo(f"{outcome.status}: {outcome.error.type}: {one_line(outcome.error.message)}", err=True)
     raise click.exceptions.Exit(exit_code(outcome))
 
 
@@ -108,7 +96,7 @@ def cancel(job_id: str) -> None:
       cronium cancel 3f2c9a
     """
     outcome = store().cancel(job_id)
-    click.echo({"finished": "already finished", "requested": "cancelling"}.get(outcome, outcome))
+    echo({"finished": "already finished", "requested": "cancelling"}.get(outcome, outcome))
 
 
 @click.command()
@@ -123,7 +111,7 @@ def ps(last: int, as_json: bool) -> None:
     """
     rows = store().recent(last)
     if as_json:
-        click.echo(json.dumps(rows))
+        echo(json.dumps(rows))
         return
     columns = ("id", "status", "type", "host", "attempt", "created_at", "finished_at")
     show_table(columns, [[row.get(column, "") for column in columns] for row in rows])
@@ -135,7 +123,7 @@ def make_table(columns: tuple[str, ...], rows: list[list[Any]]) -> Table:
     for column in columns:
         table.add_column(column.upper().replace("_", " "), overflow="fold", no_wrap=True)
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*map(one_line, row))
     return table
 
 

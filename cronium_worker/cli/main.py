@@ -1,5 +1,6 @@
 """The command `cronium`: its groups, and errors as one line."""
 
+import io
 import sys
 
 import click
@@ -15,6 +16,7 @@ from cronium_worker.cli.flower import flower
 from cronium_worker.cli.images import images
 from cronium_worker.cli.jobs import cancel, logs, ps, result, status
 from cronium_worker.cli.operate import config, key, worker
+from cronium_worker.cli.printing import echo
 from cronium_worker.cli.run import rerun, run
 from cronium_worker.cli.schedule import schedule
 from cronium_worker.cli.top import top
@@ -50,7 +52,9 @@ def main() -> None:
         # Without standalone mode Click returns the exit code of an Exit.
         sys.exit(cli.main(standalone_mode=False))
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(file=text)
+        echo(text.getvalue(), err=True, nl=False)
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
@@ -65,5 +69,5 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"cronium: {message}", err=True)
+    echo(f"cronium: {message}", err=True)
     sys.exit(code)

@@ -6,9 +6,13 @@ from typing import Any
 
 import click
 
+from cronium_worker.cli.printing import echo
+from cronium_worker.credentials import Process, keep
 from cronium_worker.models.job import AGENT_NODE, DEFAULT_QUEUE, FLEET_QUEUE, HOST_QUEUE_PREFIX, JOBS_NODE
 from cronium_worker.settings import get_settings, override
 
+# A node keeps its own credentials alone.
+_KEPT: dict[str | None, tuple[Process, ...]] = {JOBS_NODE: ("jobs",), AGENT_NODE: ("agent",)}
 # A sweep, a pull, the fan-out; and one that waits for its turn.
 _AGENT_SLOTS = 4
 
@@ -24,6 +28,7 @@ def worker(concurrency: int | None, queues: str | None, node: str | None) -> Non
     Example:
       cronium worker --concurrency 16 --queues cronium.jobs,reports
     """
+    keep(*_KEPT.get(node, ("jobs", "agent")))
     settings = get_settings() if concurrency is None else override(concurrency=concurrency)
     slots = settings.concurrency
     served = queues or DEFAULT_QUEUE
@@ -68,10 +73,10 @@ def config(as_json: bool) -> None:
     """
     settings = get_settings().masked()
     if as_json:
-        click.echo(json.dumps(settings))
+        echo(json.dumps(settings))
         return
     for name, value in _flat("CRONIUM", settings):
-        click.echo(f"{name}={value if isinstance(value, str) else json.dumps(value)}")
+        echo(f"{name}={value if isinstance(value, str) else json.dumps(value)}")
 
 
 @click.command()
@@ -87,7 +92,7 @@ def key() -> None:
     """
     from cronium_worker.sealing import new_key
 
-    click.echo(new_key())
+    echo(new_key())
 
 
 def _flat(prefix: str, values: dict[str, Any], join: str = "_") -> list[tuple[str, Any]]:

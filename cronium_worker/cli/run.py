@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
+from cronium_worker.cli.printing import echo
 from cronium_worker.cli.terminal import JobView
 from cronium_worker.errors import JobNotFound
 from cronium_worker.models.fields import parse_size
@@ -195,11 +196,11 @@ def rerun(job_id: str, detach: bool, as_json: bool) -> None:
 def _see_through(job_id: str, *, detach: bool, as_json: bool) -> NoReturn:
     """Follow a job of this command's to its end, unless nobody is to wait; then exit."""
     if detach:
-        click.echo(json.dumps({"job_id": job_id}) if as_json else job_id)
+        echo(json.dumps({"job_id": job_id}) if as_json else job_id)
         raise click.exceptions.Exit(0)
     outcome = follow_here(job_id, quiet=as_json, own=True)
     if as_json:
-        click.echo(outcome.model_dump_json())
+        echo(outcome.model_dump_json())
     raise click.exceptions.Exit(exit_code(outcome))
 
 

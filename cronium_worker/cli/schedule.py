@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cronium_worker.cli.jobs import show_table
+from cronium_worker.cli.printing import echo
 from cronium_worker.cli.run import job_fields, job_options
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def ls(as_json: bool) -> None:
 
     views = schedules()
     if as_json:
-        click.echo(json.dumps([asdict(view) for view in views]))
+        echo(json.dumps([asdict(view) for view in views]))
         return
     show_table(_COLUMNS, [_row(view) for view in views])
     if views:
@@ -93,7 +94,7 @@ def rm(name: str) -> None:
     from cronium_worker.schedules import remove
 
     remove(name)
-    click.echo(f"{name} is removed")
+    echo(f"{name} is removed")
 
 
 @schedule.command()
@@ -128,9 +129,9 @@ def resume(name: str, as_json: bool) -> None:
 
 def _show(view: "ScheduleView", *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(asdict(view)))
+        echo(json.dumps(asdict(view)))
     else:
-        click.echo(f"{view.name} is paused" if view.paused else f"{view.name} runs next at {view.next_at}")
+        echo(f"{view.name} is paused" if view.paused else f"{view.name} runs next at {view.next_at}")
         _warn_without_beat()
 
 
@@ -138,7 +139,7 @@ def _warn_without_beat() -> None:
     from cronium_worker.schedules import beat_leads
 
     if not beat_leads():
-        click.echo("no beat runs, so nothing is due: start one with `celery -A cronium_worker.app beat`", err=True)
+        echo("no beat runs, so nothing is due: start one with `celery -A cronium_worker.app beat`", err=True)
 
 
 def _row(view: "ScheduleView") -> list[str]:

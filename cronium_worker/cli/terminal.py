@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 from rich.console import Console
 from rich.status import Status
 
+from cronium_worker.cli.printing import Output, one_line
 from cronium_worker.fleet.events import Event
 from cronium_worker.models.result import TERMINAL, JobResult
 
@@ -22,6 +23,7 @@ class JobView:
         self._console = Console(stderr=True, highlight=False)
         self._spinner: Status | None = None
         self._next_seq = 0
+        self._targets = {"stdout": Output(sys.stdout), "stderr": Output(sys.stderr)}
         self._last_of: dict[str, str] = {"stdout": "\n", "stderr": "\n"}
 
     def __enter__(self) -> Self:
@@ -50,7 +52,7 @@ class JobView:
     def notice(self, text: str) -> None:
         self._stop_spinner()
         self._end_line()
-        self._console.print(text, style="dim", markup=False)
+        self._console.print(one_line(text), style="dim", markup=False)
 
     def summary(self, outcome: JobResult) -> None:
         if self._quiet:
@@ -65,16 +67,16 @@ class JobView:
         if outcome.log.truncated:
             parts.append(f"log truncated, {outcome.log.bytes} bytes in all")
         parts.append(f"job {outcome.job_id}" + (f" on {outcome.host}" if outcome.host else ""))
-        self._console.print(" · ".join(parts), style=_STYLES[outcome.status], markup=False, soft_wrap=True)
+        self._console.print(one_line(" · ".join(parts)), style=_STYLES[outcome.status], markup=False, soft_wrap=True)
 
     def _log(self, stream: str, data: str) -> None:
         self._stop_spinner()
-        target: TextIO = sys.stdout if stream == "stdout" else sys.stderr
-        target.write(data)
-        target.flush()
+        self._targets[stream].write(data)
+        self._targets[stream].flush()
         self._last_of[stream] = data[-1]
 
     def _waiting(self, text: str, *, done: bool = False) -> None:
+        text = one_line(text)
         if not self._console.is_terminal:
             self._console.print(text, markup=False, soft_wrap=True)
         elif done:

@@ -2,6 +2,8 @@
 
 import click
 
+from cronium_worker.cli.printing import echo
+from cronium_worker.credentials import keep
 from cronium_worker.settings import get_settings
 
 
@@ -16,9 +18,10 @@ def web(address: str | None, port: int | None) -> None:
       cronium web &
       curl -s localhost:8700/jobs --json '{"script": {"type": "bash", "content": "echo hello"}}'
     """
+    keep("web")
     from cronium_worker.web.serve import serve
 
     settings = get_settings()
     given = {"address": address, "port": port}
     changed = {name: value for name, value in given.items() if value is not None}
-    serve(settings.web.model_copy(update=changed), report=click.echo)
+    serve(settings.web.model_copy(update=changed), report=echo)

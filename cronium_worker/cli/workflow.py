@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cronium_worker.cli.jobs import show_table
+from cronium_worker.cli.printing import echo, one_line
 from cronium_worker.cli.run import exit_code, follow_here, script
 from cronium_worker.errors import JobNotFound
 
@@ -64,17 +65,17 @@ def run(file: Path, detach: bool, as_json: bool) -> None:
     views = start(content)
     workflow_id = views[0].job_id
     if detach:
-        click.echo(json.dumps([asdict(view) for view in views]) if as_json else workflow_id)
+        echo(json.dumps([asdict(view) for view in views]) if as_json else workflow_id)
         return
     code = 0
     for view in views:
         if not as_json:
-            click.echo(f"── {view.name}", err=True)
+            echo(f"── {one_line(view.name)}", err=True)
         _wait_for_record(view.job_id)
         outcome = follow_here(view.job_id, quiet=as_json, own=False)
         code = code if was_not_taken(outcome) else exit_code(outcome)
     if as_json:
-        click.echo(json.dumps([asdict(view) for view in steps(workflow_id)]))
+        echo(json.dumps([asdict(view) for view in steps(workflow_id)]))
     raise click.exceptions.Exit(code)
 
 
@@ -105,7 +106,7 @@ def show(workflow_id: str, as_json: bool) -> None:
 
     views = steps(workflow_id)
     if as_json:
-        click.echo(json.dumps([asdict(view) for view in views]))
+        echo(json.dumps([asdict(view) for view in views]))
         return
     rows = [[v.name, v.after or "", v.on, v.status or "waiting", v.job_id] for v in views]
     show_table(("step", "after", "on", "status", "job"), rows)

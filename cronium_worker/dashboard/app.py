@@ -13,13 +13,18 @@ from flower.options import options
 from flower.urls import settings as flower_settings
 from flower.views import BaseHandler
 from redis.exceptions import RedisError
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPHeaders
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.log import enable_pretty_logging
+from tornado.netutil import bind_sockets
 from tornado.template import Loader, Template
+from tornado.web import ErrorHandler, OutputTransform
 
 from cronium_worker.app import app
 from cronium_worker.dashboard.events import FleetEvents
-from cronium_worker.dashboard.views import HANDLERS
+from cronium_worker.dashboard.views import HANDLERS, is_loopback_name
+from cronium_worker.descriptors import raise_limit
 from cronium_worker.errors import ConfigurationError
 from cronium_worker.settings import Flower as Section
 from cronium_worker.settings import is_loopback, without_password
@@ -34,6 +39,40 @@ _REMEMBERED_JOBS = 1000
 _LOOK_EVERY_S = 5.0
 # A worker that is gone is shown as offline for so long.
 _GONE_AFTER_S = 3600
+
+
+_MOST_BODY_BYTES = 256 * 1024
+# For a request, from the last answer on, and for its body.
+_IDLE_S = 15
+_RESERVED_DESCRIPTORS = 224
+_HEADERS = {
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class _Server(HTTPServer):
+    """Tornado's, with fewer connections than it has descriptors."""
+
+    most = 1000
+
+    def handle_stream(self, stream: Any, address: Any) -> None:
+        if len(self._connections) >= self.most:
+            stream.close()
+        else:
+            super().handle_stream(stream, address)
+
+
+class _Unframed(OutputTransform):
+    """Puts on every answer, whoever gives it, that it is in no frame of another site."""
+
+    def transform_first_chunk(
+        self, status_code: int, headers: HTTPHeaders, chunk: bytes, finishing: bool
+    ) -> tuple[int, HTTPHeaders, bytes]:
+        for name, value in _HEADERS.items():
+            headers[name] = value
+        return status_code, headers, chunk
 
 
 class _Inspector(Inspector):
@@ -75,7 +114,22 @@ class Dashboard(Flower):
         self.inspector = _Inspector(io_loop, app, options.inspect_timeout / 1000)
         # Tornado asks these before the handlers that Flower has just given it.
         self.add_handlers(r".*", HANDLERS)
+        self.transforms.append(_Unframed)
         self._looks = PeriodicCallback(self._look, _LOOK_EVERY_S * 1000)
+
+    def find_handler(self, request: Any, **options: Any) -> Any:
+        """Without a login, a page of another site whose name leads here gets nothing."""
+        if not self.options.basic_auth and not is_loopback_name(request.host):
+            return self.get_handler_delegate(request, ErrorHandler, {"status_code": 400})
+        return super().find_handler(request, **options)
+
+    def start_http_server(self) -> int:
+        """As Flower's, with limits. Returns the port."""
+        sockets = bind_sockets(self.options.port, address=self.options.address)
+        server = _Server(self, max_body_size=_MOST_BODY_BYTES, idle_connection_timeout=_IDLE_S, body_timeout=_IDLE_S)
+        server.most = max(8, min(server.most, raise_limit() - _RESERVED_DESCRIPTORS))
+        server.add_sockets(sockets)
+        return int(sockets[0].getsockname()[1])
 
     def start(self) -> None:
         """Blocks until `stop`."""

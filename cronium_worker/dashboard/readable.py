@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from flower.utils.template import format_duration
 
-from cronium_worker.models import TERMINAL, JobResult
+from cronium_worker.models import TERMINAL
 from cronium_worker.models.job import JOBS_NODE
 
 JOB_TASK = "cronium.execute_job"
@@ -83,9 +84,27 @@ def of_row(row: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
+class _Error(msgspec.Struct):
+    type: str
+    message: str
+
+
+class _Timings(msgspec.Struct):
+    run_s: float = 0.0
+
+
+class _Result(msgspec.Struct):
+    """What the page shows of a result: the rest is not made into objects."""
+
+    exit_code: int | None = None
+    error: _Error | None = None
+    started_at: str | None = None
+    timings: _Timings = msgspec.field(default_factory=_Timings)
+
+
 def of_record(record: Mapping[str, str]) -> dict[str, object]:
     """Heading and text of what its record says of a job: neither its script nor its data."""
-    result = JobResult.model_validate_json(record["result"]) if record.get("result") else None
+    result = msgspec.json.decode(record["result"], type=_Result) if record.get("result") else None
     error = result.error if result else None
     metadata: dict[str, str] = json.loads(record.get("job") or "{}").get("metadata") or {}
     return {

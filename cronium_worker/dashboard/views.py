@@ -1,5 +1,6 @@
 """The pages and calls that are ours, or that Flower leaves too open."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,8 @@ _COLUMNS = {
     "runtime": "Took",
 }
 _MOST_ROWS = 500
+# A record may have 32 MiB of files in its result.
+_ONE_RECORD = threading.Lock()
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -90,7 +93,7 @@ class TaskPage(BaseHandler):
         if row is None or row["is_job"]:
             try:
                 job_id = row["job"] if row else task_id
-                shown = of_record(await _in_thread(self, "job.record", job_id, self.application.store.record))
+                shown = await _in_thread(self, "job.record", job_id, self._recorded)
             except JobNotFound:
                 if row is None:
                     raise HTTPError(404, f"Unknown task '{task_id}'") from None
@@ -100,14 +103,13 @@ class TaskPage(BaseHandler):
         live = f"{page.rstrip('/')}/#/jobs/{shown['Job']}" if page and "Job" in shown else None
         self.render("task.html", task_id=task_id, rows=shown, status=status, can_cancel=can_cancel, live=live)
 
+    def _recorded(self, job_id: str) -> dict[str, object]:
+        with _ONE_RECORD:
+            return of_record(self.application.store.record(job_id))
+
 
 class CancelJob(TaskRevoke):
     """Flower's buttons Revoke and Terminate, and its call for both: the job is cancelled."""
-
-    def prepare(self) -> None:
-        """Without a login this page is on loopback, and the button works; so keep other sites' pages off it."""
-        if not self.application.options.basic_auth and _host(self) not in _LOOPBACK:
-            raise HTTPError(403, "without a login only as localhost: set CRONIUM_FLOWER__USERNAME and __PASSWORD")
 
     def check_xsrf_cookie(self) -> None:
         """Flower's check knows requests with a login alone."""
@@ -166,9 +168,12 @@ async def _in_thread(handler: Any, operation: str, target: str, call: Callable[[
     return answer
 
 
-def _host(handler: Any) -> str | None:
-    """The name by which the browser knows this page."""
-    return urlsplit(f"//{handler.request.host}").hostname
+def is_loopback_name(host: str) -> bool:
+    """Whether a `Host` header, by which the browser knows this page, is a name of this machine for itself."""
+    try:
+        return urlsplit(f"//{host}").hostname in _LOOPBACK
+    except ValueError:
+        return False
 
 
 # More than a page for looking should do: run whatever it is sent, or write states over a job's own.

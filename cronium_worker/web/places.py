@@ -1,6 +1,5 @@
 """The server's connections: fewer than it has descriptors for, and none that is held without being used."""
 
-import resource
 import socket
 import struct
 import time
@@ -10,13 +9,14 @@ import h11
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from cronium_worker.descriptors import raise_limit
+
 HEADER_S = 5.0  # for a request's first line and headers, from the connection or the last answer on
 LINGER_S = 2.0  # for the rest of a body that was answered before its end
 STEP_S, STEP_BYTES = 5.0, 8 * 1024  # what a body, or an answer that waits for its reader, must move
 
 # Redis, the broker, files, and connections that are accepted but not yet known to be too many.
 _RESERVED_DESCRIPTORS = 224
-_MOST_DESCRIPTORS = 65_536
 _MOST_PLACES = 2000
 # More connections than there are places: so many are told so, further ones are closed.
 _ROOM = 32
@@ -31,17 +31,11 @@ _busy = JSONResponse(
 
 
 def count_places() -> int:
-    """Raise the limit of open files as far as this process may, and return how many connections fit below it.
+    """Return how many connections fit below the limit of open files, which is raised as far as it may be.
 
     A connection that follows a job needs a second descriptor, for Redis.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    soft = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
-    return max(8, min(_MOST_PLACES, (soft - _RESERVED_DESCRIPTORS) // 2))
+    return max(8, min(_MOST_PLACES, (raise_limit() - _RESERVED_DESCRIPTORS) // 2))
 
 
 class Places:

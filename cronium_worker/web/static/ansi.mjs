@@ -53,7 +53,25 @@ export function plain(line) {
 const ON = { 1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "strike" };
 const OFF = { 22: ["bold", "dim"], 23: ["italic"], 24: ["underline"], 27: ["inverse"], 29: ["strike"], 39: ["fg"], 49: ["bg"] };
 
+// What became of a style: a log may have a million sequences, and most are the same.
+const MOST_KNOWN = 2000;
+let known = new WeakMap();
+let count = 0;
+
 function applied(style, parameters) {
+  let next = known.get(style)?.get(parameters);
+  if (next) return next;
+  if (++count > MOST_KNOWN) {
+    count = 0;
+    known = new WeakMap();
+  }
+  next = changed(style, parameters);
+  if (!known.has(style)) known.set(style, new Map());
+  known.get(style).set(parameters, next);
+  return next;
+}
+
+function changed(style, parameters) {
   const codes = parameters.split(/[;:]/).map(Number);
   let next = { ...style };
   for (let i = 0; i < codes.length; i++) {

@@ -8,7 +8,7 @@ import { Plot } from "./plot.mjs";
 import { keepDraft } from "./submit.mjs";
 
 const TOGETHER_MS = 50; // status events that come at once are one question for the record
-const MOST_CHARACTERS = 50_000; // of a text in the document
+const MOST_CHARACTERS = 20_000; // of a text in the document
 const MOST_ITEMS = 200;
 const TERMINAL = ["completed", "failed", "timeout", "cancelled"];
 
