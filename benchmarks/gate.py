@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from benchmarks.measure import Figure, figure
+from cronium_worker.engine.image_config import ImageConfig
 from cronium_worker.engine.images import first_present
 from cronium_worker.execution.sandbox import Host, Kind, Sandbox
 from cronium_worker.models import Job, ScriptType
@@ -97,7 +98,7 @@ def gate(rounds: int = 30) -> list[Figure]:
             if not found:
                 floor = [_answer_ms(host, image[0]) for _ in range(rounds)]
                 found.append(figure("a line to a waiting container → first byte (floor)", "ms", floor))
-            kind = Kind(script_type=script_type, image=image[0], image_id=image[1])
+            kind = Kind(script_type=script_type, image=image[0], image_id=image[1], image_config=ImageConfig())
             _first_byte_ms(host, kind)  # it may read the image from disk
             samples = [_first_byte_ms(host, kind) for _ in range(rounds)]
             found.append(figure(f"gate → first byte, {script_type}", "ms", samples, found[0]))

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from benchmarks.measure import Figure, figure
 from cronium_worker.engine.client import Engine
+from cronium_worker.engine.image_config import CONTROL_DIRECTORY
 from cronium_worker.janitor import Janitor
 from cronium_worker.settings import get_settings
 from cronium_worker.tasks import make_store
@@ -35,9 +36,10 @@ def sweep_orphans(count: int) -> tuple[Figure, Figure]:
             sandbox = uuid4().hex
             labels = {"fleet": settings.fleet, "host": settings.host_name, "sandbox": sandbox}
             config = {"Image": image, "Labels": {f"cronium.{name}": value for name, value in labels.items()}}
-            ids.append(engine.api.create_container_from_config(config)["Id"])
             if workspaces:
-                create(settings.sandboxes_path, sandbox, uid=1000, gid=1000)
+                control = create(settings.sandboxes_path, sandbox, uid=1000, gid=1000).control
+                config["HostConfig"] = {"Binds": [f"{control}:{CONTROL_DIRECTORY}:ro"]}
+            ids.append(engine.api.create_container_from_config(config)["Id"])
         return ids
 
     ids = plant(workspaces=False)

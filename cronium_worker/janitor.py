@@ -6,7 +6,7 @@ than the retention is removed. Without the records there is no sweep: what canno
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +22,7 @@ from cronium_worker.fleet.store import JobStore
 from cronium_worker.policy import known_images
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import directories
-from cronium_worker.workspace.assignment import assigned
+from cronium_worker.workspace.assignment import evidence
 from cronium_worker.workspace.lock import is_locked
 
 logger = logging.getLogger(__name__)
@@ -48,12 +48,14 @@ class _Orphan:
 @dataclass
 class Sweep:
     """What one sweep did, or would do: names by kind. `failed`: the reason by name; `young`: how many orphans
-    were left because their retention is not over; `records`: job ids taken off the index."""
+    were left because their retention is not over; `left_alone`: the reason by the name of each container that has the
+    labels of this host and is not its own; `records`: job ids taken off the index."""
 
     dry_run: bool
     removed: dict[Kind, list[str]] = field(default_factory=lambda: {kind: [] for kind in get_args(Kind)})
     failed: dict[str, str] = field(default_factory=dict)
     young: int = 0
+    left_alone: dict[str, str] = field(default_factory=dict)
     records: int = 0
 
     def report(self) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class Sweep:
             "removed": {kind: len(names) for kind, names in self.removed.items()} | {"records": self.records},
             "names": {kind: names[:100] for kind, names in self.removed.items() if names},
             "young": self.young,
+            "left_alone": dict(list(self.left_alone.items())[:100]),
             "failed": self.failed,
         }
 
@@ -74,12 +77,13 @@ class Janitor:
         self._engine = engine
         self._oversight = Oversight(store)
         self._settings = settings
+        self._told: dict[str, str] = {}
 
     def sweep(self, *, dry_run: bool = False) -> Sweep:
         """Raises DaemonError and redis errors when it cannot be told what is an orphan; what cannot be removed is
         in the sweep's `failed`, and left to the next one."""
         sweep = Sweep(dry_run=dry_run)
-        containers = self._containers()
+        containers = self._containers(sweep)
         self._remove(sweep, containers.values())
         self._remove(sweep, self._workspaces(containers.keys() if dry_run else ()))
         self._remove(sweep, self._networks())
@@ -103,15 +107,17 @@ class Janitor:
                 elif outcome:
                     sweep.removed[orphan.kind].append(orphan.name)
 
-    def _containers(self) -> dict[str, _Orphan]:
+    def _containers(self, sweep: Sweep) -> dict[str, _Orphan]:
         """By sandbox."""
         settings = self._settings
         found = inventory.own_containers(
             self._engine,
             fleet=settings.fleet,
             host=settings.host_name,
-            assigned=partial(assigned, settings.sandboxes_path),
+            evidence=partial(evidence, settings.sandboxes_path),
+            left_alone=sweep.left_alone.__setitem__,
         )
+        self._tell(sweep.left_alone)
         served = is_locked(settings.sandboxes_path)
         standings = self._oversight.standing([container.job_id for container in found if container.job_id])
         orphans = {}
@@ -124,10 +130,17 @@ class Janitor:
                 orphans[container.sandbox_id] = _Orphan("containers", container.name, age_s, remove)
         return orphans
 
-    def _workspaces(self, as_if_gone: Iterable[str]) -> list[_Orphan]:
+    def _tell(self, left_alone: Mapping[str, str]) -> None:
+        """Once, not at each sweep."""
+        if new := {name: reason for name, reason in left_alone.items() if self._told.get(name) != reason}:
+            shown = "; ".join(f"{name}: {reason}" for name, reason in list(new.items())[:5])
+            logger.warning("%d containers with this host's labels are not its own, left alone: %s", len(new), shown)
+        self._told = dict(left_alone)
+
+    def _workspaces(self, as_if_gone: Collection[str]) -> list[_Orphan]:
         """Those without a container. A workspace is there before its container, so that a young one may be in use."""
         made = directories.existing(self._settings.sandboxes_path)
-        in_use = inventory.sandbox_ids(self._engine) - set(as_if_gone)
+        in_use = inventory.in_use(self._engine, [workspace.root for workspace, _ in made])
 
         def remove(workspace: directories.Workspace) -> None:
             directories.remove(workspace, deadline_s=_WORKSPACE_TIMEOUT_S)
@@ -135,7 +148,7 @@ class Janitor:
         return [
             _Orphan("workspaces", workspace.root.name, time.time() - made_s, _remover(remove, workspace))
             for workspace, made_s in made
-            if workspace.root.name not in in_use
+            if workspace.root not in in_use or workspace.root.name in as_if_gone
         ]
 
     def _networks(self) -> list[_Orphan]:

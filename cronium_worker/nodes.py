@@ -26,7 +26,7 @@ from cronium_worker.engine.client import Engine
 from cronium_worker.engine.confinement import confinement
 from cronium_worker.engine.firewall import Firewall
 from cronium_worker.engine.images import ImageManager
-from cronium_worker.engine.inventory import engine_facts, own_containers, sandbox_ids
+from cronium_worker.engine.inventory import engine_facts, in_use, own_containers
 from cronium_worker.engine.network import ensure_network
 from cronium_worker.errors import ConfigurationError
 from cronium_worker.execution.admission import Admission, Share
@@ -45,7 +45,7 @@ from cronium_worker.stopping import Drain
 from cronium_worker.tasks import execute_job, make_store
 from cronium_worker.watchdog import Watchdog
 from cronium_worker.workspace import directories
-from cronium_worker.workspace.assignment import assigned
+from cronium_worker.workspace.assignment import evidence
 from cronium_worker.workspace.space import room
 
 logger = logging.getLogger(__name__)
@@ -191,13 +191,15 @@ class JobsStep(_Node):
         """What the worker before has left goes on. Before the first beat tells of this process: from then on the
         jobs of the one before are anybody's."""
         settings = self._settings
-        made = directories.existing(settings.sandboxes_path)
-        in_use = sandbox_ids(self._host.engine)
-        left = [workspace for workspace, _ in made if workspace.root.name not in in_use]
+        made = [workspace for workspace, _ in directories.existing(settings.sandboxes_path)]
+        used = in_use(self._host.engine, [workspace.root for workspace in made])
+        left = [workspace for workspace in made if workspace.root not in used]
         threading.Thread(target=_remove, args=(left,), name="left-over workspaces", daemon=True).start()
-        of_which_job = partial(assigned, settings.sandboxes_path)
         for container in own_containers(
-            self._host.engine, fleet=settings.fleet, host=settings.host_name, assigned=of_which_job
+            self._host.engine,
+            fleet=settings.fleet,
+            host=settings.host_name,
+            evidence=partial(evidence, settings.sandboxes_path),
         ):
             try:
                 self._runner.adopt(container)

@@ -139,24 +139,22 @@ class Engine:
         """Of an engine that is reached by TCP; and whether its certificate is verified."""
         return self.api.base_url, self.api.base_url.startswith("https://") and bool(self.api.verify)
 
-    def create(self, name: str, config: dict[str, Any]) -> str:
+    def create(self, name: str, config: dict[str, Any], *, otherwise: str, image: str) -> str:
         """Create a container from the API's own structure (engine.spec) and return its id.
 
-        A container of this name is a leftover of the same attempt: it is removed first. Raises ImagePullError
-        when the image is not there, ContainerCreateError, DaemonError.
+        A container that has the name already is somebody else's, whoever that is, and left alone: the new one is named
+        `otherwise`. Raises ImagePullError when the image (by its name for people) is not there, ContainerCreateError,
+        DaemonError.
         """
         with faults(ContainerCreateError, "container create"):
             try:
-                return self._create(name, config)
+                return self._create(name, otherwise, config)
             except NotFound as error:
                 # The only thing that a create call can miss: removed since it was seen. The next attempt pulls it.
-                raise ImagePullError(f"image {config['Image']}: gone from this host", retryable=True) from error
-            except APIError as error:
-                if error.status_code != requests.codes.conflict:
-                    self._check_runtime(config)
-                    raise
-                self.remove(name)
-                return self._create(name, config)
+                raise ImagePullError(f"image {image}: gone from this host", retryable=True) from error
+            except APIError:
+                self._check_runtime(config)
+                raise
 
     def _check_runtime(self, config: dict[str, Any]) -> None:
         """The engine calls a runtime that it does not have a bad request: another host may have it."""
@@ -164,8 +162,13 @@ class Engine:
         if runtime and runtime not in self.info()["Runtimes"]:
             raise ContainerCreateError(f"the runtime {runtime} is not installed on this host", retryable=True)
 
-    def _create(self, name: str, config: dict[str, Any]) -> str:
-        created = self.api.create_container_from_config(config, name)  # type: ignore[no-untyped-call]
+    def _create(self, name: str, otherwise: str, config: dict[str, Any]) -> str:
+        try:
+            created = self.api.create_container_from_config(config, name)  # type: ignore[no-untyped-call]
+        except APIError as error:
+            if error.status_code != requests.codes.conflict:
+                raise
+            created = self.api.create_container_from_config(config, otherwise)  # type: ignore[no-untyped-call]
         return cast(str, created["Id"])
 
     def update(self, container_id: str, limits: Mapping[str, Any]) -> None:
@@ -174,10 +177,16 @@ class Engine:
         with faults(ContainerCreateError, "container update"):
             api._raise_for_status(api._post_json(api._url("/containers/{0}/update", container_id), data=dict(limits)))
 
-    def rename(self, container_id: str, name: str) -> None:
-        """One that is gone is left alone. Raises DaemonError, also when the name is taken."""
+    def rename(self, container_id: str, name: str, *, otherwise: str) -> None:
+        """Rename a container, to `otherwise` if another one has the name. One that is gone is left alone. Raises
+        DaemonError."""
         with faults(DaemonError, "container rename"), suppress(NotFound):
-            self.api.rename(container_id, name)
+            try:
+                self.api.rename(container_id, name)
+            except APIError as error:
+                if error.status_code != requests.codes.conflict:
+                    raise
+                self.api.rename(container_id, otherwise)
 
     def attach(self, container_id: str) -> AttachedStream:
         """The output of a container that has not started yet: from its first byte."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from cronium_worker.engine.client import Engine, faults
 from cronium_worker.engine.credentials import Credentials, find_credentials
+from cronium_worker.engine.image_config import ImageConfig
 from cronium_worker.engine.pull import Progress, Pulled, SharedPull, inspect
 from cronium_worker.engine.refusal import pull_error
 from cronium_worker.errors import DaemonError, ImagePullError
@@ -85,7 +86,15 @@ class ImageManager:
             return None
         digest = repo_digest(image, found["RepoDigests"] or [])
         seconds = time.monotonic() - started
-        return Pulled(reference=reference, image=image, id=found["Id"], digest=digest, pulled=False, seconds=seconds)
+        return Pulled(
+            reference=reference,
+            image=image,
+            id=found["Id"],
+            digest=digest,
+            pulled=False,
+            seconds=seconds,
+            config=ImageConfig.of(found),
+        )
 
     def _share(self, image: str, cancelled: Callable[[], bool], progress: Progress) -> Pulled:
         credentials = find_credentials(image, self._registry)

@@ -1,22 +1,30 @@
 """What there is on a host's engine: its facts, and the objects that the janitor has to know of."""
 
-from collections.abc import Callable, Collection, Iterable
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import requests
 from docker.errors import APIError, ImageNotFound
 
 from cronium_worker.engine.client import Engine, faults
+from cronium_worker.engine.image_config import CONTROL_DIRECTORY
 from cronium_worker.engine.recipe import LABEL_DIGEST
 from cronium_worker.errors import DaemonError
+from cronium_worker.models.fields import JOB_ID_PATTERN
+
+_JOB_ID = re.compile(JOB_ID_PATTERN)
+_ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnContainer:
-    """A container that a host of a fleet has made, by its labels. `created_s`: seconds since the epoch, by the
+    """A container that a host of a fleet has made. `created_s`: seconds since the epoch, by the
     clock of the engine's host. `job_id`: None in one that waits for a job. `running`: not ended."""
 
     id: str
@@ -64,37 +72,87 @@ def present_images(engine: Engine, references: Iterable[str]) -> list[dict[str, 
     return rows
 
 
+class Evidence(Protocol):
+    """What the host's own directories say of a sandbox (workspace.assignment)."""
+
+    @property
+    def control(self) -> str: ...
+
+    @property
+    def assignment(self) -> tuple[str, int] | None: ...
+
+
 def own_containers(
-    engine: Engine, *, fleet: str, host: str, assigned: Callable[[str], tuple[str, int] | None] = lambda _: None
+    engine: Engine,
+    *,
+    fleet: str,
+    host: str,
+    evidence: Callable[[str], Evidence | None],
+    left_alone: Callable[[str, str], object] = lambda _name, _reason: None,
 ) -> list[OwnContainer]:
-    """Running or not. `assigned`: job and attempt by the id of a sandbox that was made before its job came, and has no
-    label of one. Raises DaemonError."""
+    """Return the containers, running or not, that this host of this fleet has made. Raises DaemonError.
+
+    Labels alone prove nothing: images and `docker commit` hand them on, and anybody may write them. A container is
+    this host's if the workspace of its sandbox exists, and the container has that workspace's control directory where
+    a worker mounts it. A copy of such a container was made after it: the oldest is believed. For each other container
+    with the labels of this fleet and host, `left_alone` is called with its name and the reason.
+    """
+    found: dict[str, OwnContainer] = {}
     wanted = {"cronium.fleet": fleet, "cronium.host": host}
-    found = []
-    for row in _containers(engine, [f"{name}={value}" for name, value in wanted.items()]):
+    rows = _containers(engine, [f"{name}={value}" for name, value in wanted.items()])
+    for row in reversed(rows):  # the engine has the newest first
         labels = row["Labels"] or {}
+        sandbox_id = labels.get("cronium.sandbox", "")
         # The engine has filtered already; what is to be removed is looked at twice.
-        if wanted.items() <= labels.items() and "cronium.sandbox" in labels:
-            sandbox_id, label = labels["cronium.sandbox"], labels.get("cronium.job.attempt", "")
-            by_label = labels.get("cronium.job.id"), int(label) if label.isdigit() else None
-            job_id, attempt = by_label if by_label[0] else assigned(sandbox_id) or (None, None)
-            found.append(
-                OwnContainer(
-                    id=row["Id"],
-                    name=(row["Names"] or [row["Id"][:12]])[0].lstrip("/"),
-                    sandbox_id=sandbox_id,
-                    created_s=row["Created"],
-                    job_id=job_id,
-                    attempt=attempt,
-                    running=row["State"] == "running",
-                )
+        if not wanted.items() <= labels.items():
+            continue
+        known = evidence(sandbox_id)
+        first = found.get(sandbox_id)
+        if known is None:
+            left_alone(_name(row), "this host has no workspace of its sandbox")
+        elif known.control not in _bound(row, CONTROL_DIRECTORY):
+            left_alone(_name(row), "it does not have its sandbox's control directory")
+        elif first is not None:
+            left_alone(_name(row), f"{first.name} of the same sandbox is older")
+        else:
+            job_id, attempt = known.assignment or _job_by_labels(labels) or (None, None)
+            found[sandbox_id] = OwnContainer(
+                id=row["Id"],
+                name=_name(row),
+                sandbox_id=sandbox_id,
+                created_s=row["Created"],
+                job_id=job_id,
+                attempt=attempt,
+                running=row["State"] == "running",
             )
-    return found
+    return list(found.values())
 
 
-def sandbox_ids(engine: Engine) -> set[str]:
-    """The sandboxes, of whatever fleet, that have a container on this engine. Raises DaemonError."""
-    return {row["Labels"]["cronium.sandbox"] for row in _containers(engine, ["cronium.sandbox"])}
+def _name(row: Mapping[str, Any]) -> str:
+    return str((row["Names"] or [row["Id"][:12]])[0]).lstrip("/")
+
+
+def _job_by_labels(labels: Mapping[str, str]) -> tuple[str, int] | None:
+    """Job and attempt of a container that was made for a job: at its making each label of ours was set or cleared."""
+    job_id, attempt = labels.get("cronium.job.id", ""), labels.get("cronium.job.attempt", "")
+    return (job_id, int(attempt)) if _JOB_ID.fullmatch(job_id) and _ATTEMPT.fullmatch(attempt) else None
+
+
+def _bound(row: Mapping[str, Any], target: str | None = None) -> Iterator[str]:
+    """The host's directories and files that a container has (at `target`), by their paths without links."""
+    for mount in row.get("Mounts") or ():
+        if mount["Type"] == "bind" and target in (None, mount["Destination"]):
+            yield os.path.realpath(mount["Source"])
+
+
+def in_use(engine: Engine, workspaces: Iterable[Path]) -> set[Path]:
+    """Return those of which a container on this engine, of whatever fleet, has a part, or names the sandbox as its own.
+    Raises DaemonError."""
+    with faults(DaemonError, "container list"):
+        rows = engine.api.containers(all=True)
+    named = {(row["Labels"] or {}).get("cronium.sandbox") for row in rows}
+    mounted = {parent for row in rows for path in _bound(row) for parent in (path, *map(str, Path(path).parents))}
+    return {path for path in workspaces if path.name in named or os.path.realpath(path) in mounted}
 
 
 def _containers(engine: Engine, labels: list[str]) -> list[dict[str, Any]]:

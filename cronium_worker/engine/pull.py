@@ -15,6 +15,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from cronium_worker import metrics
 from cronium_worker.engine.client import Engine, faults
 from cronium_worker.engine.credentials import Credentials
+from cronium_worker.engine.image_config import ImageConfig
 from cronium_worker.engine.progress import PullProgress, Tally
 from cronium_worker.engine.refusal import pull_error, refusal
 from cronium_worker.errors import Cancelled, DaemonError, Fault
@@ -38,7 +39,7 @@ class Pulled:
 
     `reference` is as it was asked for, `image` as the engine knows it; `digest` that of the manifest, None for an
     image that came from no registry. `pulled`: something changed. `replaced`: the id of the image that had this
-    name before and has no tag any more; it is still here. `seconds`: how long that took.
+    name before and has no tag any more; it is still here. `seconds`: how long that took. `config`: what it brings.
     """
 
     reference: str
@@ -47,6 +48,7 @@ class Pulled:
     digest: str | None
     pulled: bool
     seconds: float
+    config: ImageConfig
     replaced: str | None = None
 
 
@@ -161,6 +163,7 @@ class SharedPull:
             pulled=before is None or moved,
             seconds=time.monotonic() - self._started,
             replaced=old["Id"] if old is not None and not old["RepoTags"] else None,
+            config=ImageConfig.of(after),
         )
 
     def _transfer(self) -> str | None:

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from cronium_worker.engine.cgroups import CPU_PERIOD_US
+from cronium_worker.engine.image_config import CONTROL_DIRECTORY, ImageConfig
 from cronium_worker.models import Network, Resources, ScriptType
 from cronium_worker.settings import Settings
 
 NETWORK_NAME = "cronium-execution"
-CONTROL_DIRECTORY = "/run/cronium"
 LAUNCHER = f"{CONTROL_DIRECTORY}/launcher.sh"
 INTERPRETERS: dict[ScriptType, str] = {"bash": "bash", "python": "python3", "node": "node"}
 
 _SHM_BYTES = 64 * 1024 * 1024
-# Where each directory of the workspace is mounted, and whether the job may write there.
+# Where each directory of the workspace is mounted (image_config.MOUNT_POINTS), and whether the job may write there.
 _MOUNTS = {
     "scratch": ("/workspace", True),
     "scripts": ("/workspace/scripts", False),
@@ -33,7 +33,8 @@ _ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "CRONIUM_EXECUTI
 @dataclass(frozen=True, kw_only=True)
 class SandboxSpec:
     """What must be known before a container is made: nothing of it is a user's data. `job_labels`: none in one that is
-    made before its job comes. `arguments`: of the interpreter, if it is to be started before there is a job."""
+    made before its job comes. `image_config`: what the image brings, to be overruled. `arguments`: of the interpreter,
+    if it is to be started before there is a job."""
 
     sandbox_id: str
     script_type: ScriptType
@@ -44,6 +45,7 @@ class SandboxSpec:
     network: Network
     device: str | None = None  # of the block device behind the workspace, for the I/O limit
     seccomp: str | None = None  # the profile's JSON text; None: the engine's default
+    image_config: ImageConfig = field(default_factory=ImageConfig)
     job_labels: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
 
@@ -57,8 +59,13 @@ def container_config(spec: SandboxSpec, settings: Settings) -> dict[str, Any]:
         "Cmd": ["/bin/sh", LAUNCHER, INTERPRETERS[spec.script_type], *spec.arguments],
         "User": spec.user,
         "WorkingDir": "/workspace",
-        "Env": [f"{name}={value}" for name, value in _ENVIRONMENT.items()],
+        # A name alone: the image's variable is not set.
+        "Env": [
+            *(name for name in spec.image_config.variables if name not in _ENVIRONMENT),
+            *(f"{name}={value}" for name, value in _ENVIRONMENT.items()),
+        ],
         "Labels": {
+            **dict.fromkeys(spec.image_config.labels, ""),
             "cronium.fleet": settings.fleet,
             "cronium.host": settings.host_name,
             "cronium.sandbox": spec.sandbox_id,
@@ -79,7 +86,14 @@ def container_config(spec: SandboxSpec, settings: Settings) -> dict[str, Any]:
             "NetworkMode": mode,
             "Dns": [str(address) for address in spec.network.dns],
             "ExtraHosts": [f"{name}:{address}" for name, address in spec.network.extra_hosts.items()],
-            "Mounts": [_mount(spec.workspace / name, *target) for name, target in _MOUNTS.items()],
+            "Mounts": [
+                *(_mount(spec.workspace / name, *target) for name, target in _MOUNTS.items()),
+                # Where the engine would put volumes of its own, which nobody counts.
+                *(
+                    _mount(spec.workspace / "volumes" / str(number), target, writable=True)
+                    for number, target in enumerate(spec.image_config.volumes)
+                ),
+            ],
             "LogConfig": _log_config(settings),
             "AutoRemove": False,
             "RestartPolicy": {"Name": "no"},

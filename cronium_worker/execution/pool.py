@@ -89,7 +89,7 @@ class Pool:
     def get(self, job: Job, *, attempt: int, image: Pulled, ticket: Ticket) -> Sandbox | None:
         """One that has waited for such a job, or one that is made for it when it is its turn; None: it was told to end,
         or to be left, before. `job`: with the fleet's defaults. Raises Fault."""
-        kind = kind_of(job, image.image, image.id, self._host.settings.defaults) if self._size else None
+        kind = kind_of(job, image, self._host.settings.defaults) if self._size else None
         if kind is None:
             metrics.pool_jobs.labels(job.script.type, "own").inc()
         while kind is not None and (waiting := self._take(kind)) is not None:
@@ -101,7 +101,7 @@ class Pool:
                 logger.warning("a sandbox that waited is of no use: %s", str(fault))
                 self.destroy(waiting.destroy)
         with self._making_for_job(ticket) as is_its_turn:
-            return Sandbox.create(self._host, job=job, attempt=attempt, image=image.image) if is_its_turn else None
+            return Sandbox.create(self._host, job=job, attempt=attempt, image=image) if is_its_turn else None
 
     def destroy(self, destroy: Callable[[], None]) -> None:
         """Behind the caller's back, as far as the engine keeps up."""

@@ -77,8 +77,11 @@ class Runner:
         settings, kinds = self._host.settings, []
         for script_type in get_args(ScriptType):
             candidates = tuple(map(settings.registry.resolve, settings.images.candidates(script_type)))
-            if (found := self._images.find(candidates)) is not None:
-                kinds.append(Kind(script_type=script_type, image=found.image, image_id=found.id))
+            found = self._images.find(candidates)
+            if found is not None and not found.config.refused:
+                kinds.append(
+                    Kind(script_type=script_type, image=found.image, image_id=found.id, image_config=found.config)
+                )
         return kinds
 
     def renew_leases(self) -> None:

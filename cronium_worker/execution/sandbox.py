@@ -15,6 +15,8 @@ from cronium_worker import metrics
 from cronium_worker.engine.cgroups import CpuBurst
 from cronium_worker.engine.client import ContainerState, Engine, EngineHistory
 from cronium_worker.engine.device import block_device
+from cronium_worker.engine.image_config import ImageConfig
+from cronium_worker.engine.images import Pulled
 from cronium_worker.engine.inventory import OwnContainer
 from cronium_worker.engine.logs import AttachedStream, StoredLog
 from cronium_worker.engine.network import ensure_network, require_network
@@ -58,20 +60,27 @@ class Kind:
     script_type: ScriptType
     image: str
     image_id: str
+    image_config: ImageConfig
     network: str = "isolated"
 
 
-def kind_of(job: Job, image: str, image_id: str, defaults: Resources) -> Kind | None:
+def kind_of(job: Job, image: Pulled, defaults: Resources) -> Kind | None:
     """Of which kind a sandbox must be to be used for a job; None: the job needs one that is made for it. `job`: with
     the fleet's defaults, which are given here as well."""
     if job.resources.memory < min(_LEAST_MEMORY_BYTES[job.script.type], defaults.memory):
         return None
     network = job.network
-    of_its_own = network.dns or network.extra_hosts or network.mode not in ("isolated", "none")
+    of_its_own = image.config.refused or network.dns or network.extra_hosts or network.mode not in ("isolated", "none")
     # The rates of disk I/O are fixed when a container is made.
     if of_its_own or job.resources.disk_io != defaults.disk_io:
         return None
-    return Kind(script_type=job.script.type, image=image, image_id=image_id, network=network.mode)
+    return Kind(
+        script_type=job.script.type,
+        image=image.image,
+        image_id=image.id,
+        image_config=image.config,
+        network=network.mode,
+    )
 
 
 @dataclass(kw_only=True)
@@ -97,13 +106,15 @@ class Sandbox:
     _closed: bool = field(default=False, repr=False)
 
     @classmethod
-    def create(cls, host: Host, *, job: Job, attempt: int, image: str) -> "Sandbox":
+    def create(cls, host: Host, *, job: Job, attempt: int, image: Pulled) -> "Sandbox":
         """Make, attach and start a container for an attempt. Raises Fault; then nothing is left."""
         return cls._make(
             host,
             name=_name(job, attempt),
             script_type=job.script.type,
-            image=image,
+            image=image.image,
+            image_id=image.id,
+            image_config=image.config,
             resources=job.resources,
             network=job.network,
             labels={"cronium.job.id": job.id, "cronium.job.attempt": str(attempt)},
@@ -117,9 +128,11 @@ class Sandbox:
         started = host.settings.pool.interpreters
         sandbox = cls._make(
             host,
-            name=f"cronium.{uuid4().hex}",  # with a dot: no job's
+            name=None,
             script_type=kind.script_type,
             image=kind.image,
+            image_id=kind.image_id,
+            image_config=kind.image_config,
             resources=resources,
             network=Network(mode=kind.network),
             labels={},
@@ -134,20 +147,24 @@ class Sandbox:
         cls,
         host: Host,
         *,
-        name: str,
+        name: str | None,
         script_type: ScriptType,
         image: str,
+        image_id: str,
+        image_config: ImageConfig,
         resources: Resources,
         network: Network,
         labels: Mapping[str, str],
         arguments: tuple[str, ...] = (),
     ) -> "Sandbox":
         settings = host.settings
+        if image_config.refused:
+            raise ContainerCreateError(f"image {image}: {image_config.refused}", image=image)
         sandbox_id = uuid4().hex
         with ExitStack() as on_error:
             try:
                 with metrics.sandbox_phase("workspace"):
-                    workspace = _make_workspace(settings, sandbox_id)
+                    workspace = _make_workspace(settings, sandbox_id, volumes=len(image_config.volumes))
                     on_error.callback(directories.remove, workspace)
                     stage_launcher(workspace)
                     gate = Gate(workspace.control)
@@ -160,7 +177,8 @@ class Sandbox:
             spec = SandboxSpec(
                 sandbox_id=sandbox_id,
                 script_type=script_type,
-                image=image,
+                image=image_id,  # the very one that was looked at: its name may be another's by now
+                image_config=image_config,
                 workspace=workspace.root,
                 user=f"{uid}:{gid}",
                 resources=resources,
@@ -175,7 +193,10 @@ class Sandbox:
             elif network.mode != "none":
                 require_network(host.engine, network.mode)
             with metrics.sandbox_phase("create"):
-                container_id = host.engine.create(name, container_config(spec, settings))
+                name = name or f"cronium.{sandbox_id}"
+                container_id = host.engine.create(
+                    name, container_config(spec, settings), otherwise=_otherwise(name, sandbox_id), image=image
+                )
             on_error.callback(_remove, host.engine, container_id)
             with metrics.sandbox_phase("start"):
                 stream = host.engine.attach(container_id)
@@ -222,7 +243,8 @@ class Sandbox:
         if self._closed:
             return
         try:
-            self.host.engine.rename(self.container_id, _name(job, attempt))
+            name = _name(job, attempt)
+            self.host.engine.rename(self.container_id, name, otherwise=_otherwise(name, self.workspace.root.name))
         except Fault as fault:
             logger.warning("container not renamed: %s", str(fault), extra={"container": self.container_id})
 
@@ -352,17 +374,23 @@ def destroy(host: Host, container: OwnContainer) -> None:
 
 
 def _name(job: Job, attempt: int) -> str:
-    return f"cronium-{job.id}" if attempt == 1 else f"cronium-{job.id}-{attempt}"
+    """For people: nothing is found or removed by its name. The dot is in no job's id."""
+    return f"cronium-{job.id}" if attempt == 1 else f"cronium-{job.id}.{attempt}"
 
 
-def _make_workspace(settings: Settings, sandbox_id: str) -> Workspace:
+def _otherwise(name: str, sandbox_id: str) -> str:
+    """Where another fleet, a stranger, or a predecessor that is being removed has the name."""
+    return f"{name}.{sandbox_id[:12]}"
+
+
+def _make_workspace(settings: Settings, sandbox_id: str, *, volumes: int) -> Workspace:
     """Raises OSError."""
     pool = settings.security.uids
     if pool is None:
         uid, gid = settings.container_uid_gid
-        return directories.create(settings.sandboxes_path, sandbox_id, uid=uid, gid=gid)
+        return directories.create(settings.sandboxes_path, sandbox_id, uid=uid, gid=gid, volumes=volumes)
     with free_uid(settings.base_path, pool) as uid:
-        return directories.create(settings.sandboxes_path, sandbox_id, uid=uid, gid=uid)
+        return directories.create(settings.sandboxes_path, sandbox_id, uid=uid, gid=uid, volumes=volumes)
 
 
 def _remove(engine: Engine, container_id: str) -> None:

@@ -3,17 +3,28 @@ be given one: the worker writes it into the control directory before it releases
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-from cronium_worker.workspace.directories import Workspace, named
+from cronium_worker.models.fields import JOB_ID_PATTERN
+from cronium_worker.workspace.directories import Workspace, find
 
 _NAME = "job"
+_JOB_ID = re.compile(JOB_ID_PATTERN)
 
 
 class Assignment(NamedTuple):
     job_id: str
     attempt: int
+
+
+class Evidence(NamedTuple):
+    """What the host's own directories say of a sandbox. `control`: the path of its control directory, without links.
+    `assignment`: None: it was made for a job, or waits for one."""
+
+    control: str
+    assignment: Assignment | None
 
 
 def assign(workspace: Workspace, assignment: Assignment) -> None:
@@ -25,11 +36,16 @@ def assign(workspace: Workspace, assignment: Assignment) -> None:
     unfinished.rename(workspace.control / _NAME)
 
 
-def assigned(base_path: Path, sandbox_id: str) -> Assignment | None:
+def evidence(base_path: Path, sandbox_id: str) -> Evidence | None:
+    """Return what is known of a sandbox whose id may come from anywhere; None if it has no workspace of ours."""
+    workspace = find(base_path, sandbox_id)
+    return Evidence(os.path.realpath(workspace.control), _assigned(workspace)) if workspace else None
+
+
+def _assigned(workspace: Workspace) -> Assignment | None:
     """None: to none, as far as can be read."""
     try:
-        text = (named(base_path, sandbox_id).control / _NAME).read_text()
-        job_id, attempt = json.loads(text)
+        job_id, attempt = json.loads((workspace.control / _NAME).read_text())
+        return Assignment(job_id, int(attempt)) if _JOB_ID.fullmatch(job_id) else None
     except (OSError, ValueError, TypeError):
         return None
-    return Assignment(str(job_id), int(attempt))

@@ -6,7 +6,8 @@ import re
 import secrets
 import stat
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cronium_worker.workspace.walk import closing, mount_id, open_directory, sho
 _SANDBOXES = "sandboxes"
 _SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 OF_THE_JOB = ("data", "output", "tmp", "scratch")
+VOLUMES = "volumes"  # of the job as well; only for an image that declares some
 _OF_THE_WORKER = ("scripts", "control")
 MOUNT_POINTS = ("scripts", "data", "output")  # in scratch, which is /workspace in the container
 _PASSES = 10
@@ -60,24 +62,23 @@ class Workspace:
         return found.st_uid, found.st_gid
 
 
-def create(base_path: Path, sandbox_id: str, *, uid: int, gid: int) -> Workspace:
-    """Make the directories of a new sandbox; `uid` and `gid` are the user of the container.
+def create(base_path: Path, sandbox_id: str, *, uid: int, gid: int, volumes: int = 0) -> Workspace:
+    """Make the directories of a new sandbox; `uid` and `gid` are the user of the container, `volumes` is how many its
+    image declares.
 
     An existing `base_path` keeps its mode, `sandboxes` in it is always closed to other users. Raises
     ValueError for an id that is no safe name, FileExistsError when the sandbox exists, PermissionError when
     the worker may not give directories to `uid` or `sandboxes` belongs to somebody else, and any other
     OSError of the file system. Whatever is raised, nothing of the sandbox is left.
     """
-    if not _SANDBOX_ID.fullmatch(sandbox_id):
-        raise ValueError(f"{sandbox_id[:80]!r} is no sandbox id")
-    base_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     workspace = named(base_path, sandbox_id)
+    base_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as stack:
         base = stack.enter_context(closing(os.open(base_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
         sandboxes = stack.enter_context(closing(_open_sandboxes(base)))
         os.mkdir(sandbox_id, 0o700, dir_fd=sandboxes)
         try:
-            _make_leaves(sandbox_id, sandboxes, uid=uid, gid=gid)
+            _make_leaves(sandbox_id, sandboxes, uid=uid, gid=gid, volumes=volumes)
         except BaseException:
             with suppress(OSError):
                 remove(workspace)
@@ -86,29 +87,52 @@ def create(base_path: Path, sandbox_id: str, *, uid: int, gid: int) -> Workspace
 
 
 def named(base_path: Path, sandbox_id: str) -> Workspace:
-    """The workspace of a sandbox, whether it is there or not."""
+    """The workspace of a sandbox, whether it exists or not. Raises ValueError for an id that is no safe name."""
+    if not _SANDBOX_ID.fullmatch(sandbox_id):
+        raise ValueError(f"{sandbox_id[:80]!r} is no sandbox id")
     return Workspace(base_path / _SANDBOXES / sandbox_id)
+
+
+def find(base_path: Path, sandbox_id: str) -> Workspace | None:
+    """Return the workspace of a sandbox if it exists: directories that this worker made, below `base_path` without a
+    link between. None for anything else, whatever the id is: it may come from a label."""
+    try:
+        workspace = named(base_path, sandbox_id)
+        with _sandboxes(base_path) as sandboxes, closing(_open_own(sandbox_id, sandboxes)) as root:
+            os.close(_open_own("control", root))
+    except (OSError, ValueError):
+        return None
+    return workspace
 
 
 def existing(base_path: Path) -> list[tuple[Workspace, float]]:
     """The workspaces there are, each with the time of its making (seconds since the epoch). Raises OSError."""
     found = []
-    with suppress(FileNotFoundError), os.scandir(base_path / _SANDBOXES) as entries:
+    with suppress(FileNotFoundError), _sandboxes(base_path) as sandboxes, os.scandir(sandboxes) as entries:
         for entry in entries:
             if _SANDBOX_ID.fullmatch(entry.name):
                 # Nothing is made in or removed from the root itself while its sandbox lives.
                 made_s = entry.stat(follow_symlinks=False).st_mtime
-                found.append((Workspace(Path(entry.path)), made_s))
+                found.append((named(base_path, entry.name), made_s))
     return found
+
+
+@contextmanager
+def _sandboxes(base_path: Path) -> Iterator[int]:
+    """A descriptor of the directory that has the workspaces. Raises OSError, also when it is a link or belongs to
+    somebody else."""
+    with (
+        closing(os.open(base_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as base,
+        closing(_open_own(_SANDBOXES, base)) as sandboxes,
+    ):
+        yield sandboxes
 
 
 def _open_sandboxes(base: int) -> int:
     with suppress(FileExistsError):
         os.mkdir(_SANDBOXES, 0o700, dir_fd=base)
-    descriptor = open_directory(_SANDBOXES, dir_fd=base)
+    descriptor = _open_own(_SANDBOXES, base)
     try:
-        if os.fstat(descriptor).st_uid != os.geteuid():
-            raise PermissionError(errno.EPERM, "belongs to another user", _SANDBOXES)
         os.fchmod(descriptor, 0o700)
     except BaseException:
         os.close(descriptor)
@@ -116,7 +140,16 @@ def _open_sandboxes(base: int) -> int:
     return descriptor
 
 
-def _make_leaves(sandbox_id: str, sandboxes: int, *, uid: int, gid: int) -> None:
+def _open_own(name: str, parent: int) -> int:
+    """Raises NotADirectoryError for a link, PermissionError for a directory of somebody else."""
+    descriptor = open_directory(name, dir_fd=parent)
+    if os.fstat(descriptor).st_uid != os.geteuid():
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, "belongs to another user", name)
+    return descriptor
+
+
+def _make_leaves(sandbox_id: str, sandboxes: int, *, uid: int, gid: int, volumes: int) -> None:
     with closing(open_directory(sandbox_id, dir_fd=sandboxes)) as root:
         os.fchmod(root, 0o700)  # the umask may have taken bits from mkdir's mode
         for name in _OF_THE_WORKER:
@@ -125,6 +158,11 @@ def _make_leaves(sandbox_id: str, sandboxes: int, *, uid: int, gid: int) -> None
             # Owned by the worker: the job cannot rename or remove what its mounts hide.
             mount_points = MOUNT_POINTS if name == "scratch" else ()
             _make(name, root, owner=(uid, gid), inside=mount_points)
+        if volumes:
+            _make(VOLUMES, root)
+            with closing(open_directory(VOLUMES, dir_fd=root)) as parent:
+                for number in range(volumes):
+                    _make(str(number), parent, owner=(uid, gid))
 
 
 def _make(name: str, parent: int, *, owner: tuple[int, int] | None = None, inside: tuple[str, ...] = ()) -> None:
@@ -142,25 +180,28 @@ def remove(workspace: Workspace, *, deadline_s: float | None = None) -> None:
 
     Follows no link and enters no mount point. What cannot be removed is left, the rest is removed, and then
     OSError is raised with the first reason. Raises TimeoutError `deadline_s` seconds after the call
-    (monotonic): call again to go on.
+    (monotonic): call again to go on. Raises ValueError for a directory that is no workspace.
     """
     deadline = None if deadline_s is None else time.monotonic() + deadline_s
-    try:
-        parent = open_directory(os.fspath(workspace.root.parent))
-    except FileNotFoundError:
-        return
-    with closing(parent):
+    parent, name = workspace.root.parent, workspace.root.name
+    if named(parent.parent, name) != workspace:
+        raise ValueError(f"{str(workspace.root)[:200]!r} is no workspace")
+    with ExitStack() as stack:
         try:
-            root = open_directory(workspace.root.name, dir_fd=parent)
+            sandboxes = stack.enter_context(_sandboxes(parent.parent))
+        except FileNotFoundError:
+            return
+        try:
+            root = open_directory(name, dir_fd=sandboxes)
         except FileNotFoundError:
             return
         except NotADirectoryError:
-            os.unlink(workspace.root.name, dir_fd=parent)
+            os.unlink(name, dir_fd=sandboxes)
             return
         with closing(root):
             _Eraser(root, deadline).run()
         with suppress(FileNotFoundError):
-            os.rmdir(workspace.root.name, dir_fd=parent)
+            os.rmdir(name, dir_fd=sandboxes)
 
 
 class _Eraser:

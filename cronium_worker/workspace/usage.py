@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cronium_worker.models.fields import MIB
-from cronium_worker.workspace.directories import MOUNT_POINTS, OF_THE_JOB, Workspace
+from cronium_worker.workspace.directories import MOUNT_POINTS, OF_THE_JOB, VOLUMES, Workspace
 from cronium_worker.workspace.walk import closing, mount_id, open_directory
 
 _BLOCK_BYTES = 512  # of st_blocks, whatever the file system's own blocks are (stat(2))
@@ -83,10 +83,12 @@ class Tally:
         with closing(open_directory(os.fspath(self._workspace.root))) as root:
             self._device = os.fstat(root).st_dev
             # The scratch directory first, so that what is allowed for comes before what is found.
-            for name in sorted(OF_THE_JOB, key=lambda name: name != "scratch"):
+            names = sorted(OF_THE_JOB, key=lambda name: name != "scratch")
+            names += {VOLUMES} & {entry.name for entry in os.scandir(root)}
+            for name in names:
                 top = open_directory(name, dir_fd=root)
                 self._mount = mount_id(top)
-                self._allow(os.fstat(top), mount_points=len(MOUNT_POINTS) if name == "scratch" else 0)
+                self._allow(os.fstat(top), mount_points=_mount_points(name, top))
                 yield from self._walk(top)
         yield
         yield from self._nameless()
@@ -219,6 +221,13 @@ class Tally:
             seen.add(status.st_ino)
             self._bytes += status.st_blocks * _BLOCK_BYTES
             self._names += 1
+
+
+def _mount_points(name: str, top: int) -> int:
+    """How many of the directories in one of the job's own were made by the worker."""
+    if name == VOLUMES:
+        return sum(1 for _ in os.scandir(top))
+    return len(MOUNT_POINTS) if name == "scratch" else 0
 
 
 class _Level:

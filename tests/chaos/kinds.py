@@ -226,7 +226,8 @@ def beat_killed(scene: Scene, fault: Fault) -> None:
 
 def _job_of(container: Container, jobs: Collection[str]) -> str | None:
     """By its name: one that has waited for its job has no label of it."""
-    return next((job for job in jobs if re.fullmatch(rf"cronium-{re.escape(job)}(-\d+)?", container.name)), None)
+    name = re.fullmatch(r"cronium-([^.]+)(\.\d+)?(\.[0-9a-f]{12})?", container.name)
+    return name[1] if name and name[1] in jobs else None
 
 
 def _by_hand(act: Callable[[Scene, Container], None]) -> OnFleet:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from cronium_worker.engine.images import ImageManager
@@ -15,7 +16,15 @@ from cronium_worker.execution.signals import CancelToken
 from cronium_worker.fleet.events import Event
 from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.models import Job, JobResult
+from cronium_worker.workspace.assignment import evidence
 from tests.conftest import wait_until
+
+
+def own(host: Host) -> list[OwnContainer]:
+    """The host's containers, as its next worker finds them."""
+    settings = host.settings
+    known = partial(evidence, settings.sandboxes_path)
+    return own_containers(host.engine, fleet=settings.fleet, host=settings.host_name, evidence=known)
 
 
 class Shift:
@@ -83,9 +92,7 @@ class Case:
         return self.shifts[-1]
 
     def container(self) -> OwnContainer:
-        settings = self.host.settings
-        found = own_containers(self.host.engine, fleet=settings.fleet, host=settings.host_name)
-        return next(container for container in found if container.job_id == self.job.id)
+        return next(container for container in own(self.host) if container.job_id == self.job.id)
 
     def events(self) -> list[Event]:
         events = list(self.store.events(self.job.id))

@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from cronium_worker.engine.client import CALL_TIMEOUT_S, Engine
-from cronium_worker.engine.inventory import own_containers
 from cronium_worker.execution import follow, sandbox
 from cronium_worker.execution.sandbox import Host, destroy
 from cronium_worker.fleet.store import JobStore
@@ -19,7 +18,7 @@ from cronium_worker.models import JobResult
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import directories
 from tests.conftest import wait_until
-from tests.integration.shifts import Case, cases
+from tests.integration.shifts import Case, cases, own
 from tests.rig import Rig, rig, runner_image
 from tests.rig_engine import has_ended
 
@@ -139,7 +138,7 @@ def far(rig: Rig, rig_host: Host, store: JobStore) -> Iterator[Callable[..., Cas
         rig.a.restart_dockerd()
     # What could not be removed while the engine was away is the janitor's.
     settings = rig_host.settings
-    for container in own_containers(rig_host.engine, fleet=settings.fleet, host=settings.host_name):
+    for container in own(rig_host):
         destroy(rig_host, container)
     for workspace, _ in directories.existing(settings.sandboxes_path):
         directories.remove(workspace)

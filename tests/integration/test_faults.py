@@ -140,16 +140,8 @@ def test_cancel_during_a_pull_is_heard(make_bench: Callable[..., Bench], silent_
 
 def test_an_image_that_vanishes_before_the_create_is_worth_another_attempt(bench: Bench) -> None:
     with pytest.raises(ImagePullError) as caught:
-        bench.runner._host.engine.create("cronium-vanished", {"Image": "cronium/vanished:1"})
+        bench.runner._host.engine.create("x", {"Image": "cronium/vanished:1"}, otherwise="y", image="vanished:1")
     assert caught.value.retryable
-
-
-def test_a_left_over_container_of_the_same_name_is_replaced(bench: Bench) -> None:
-    image = bench.run(script=ECHO).result.image
-    name = f"leftover-{time.time_ns()}"
-    bench.runner._host.engine.create(f"cronium-{name}", {"Image": image})
-    ran = bench.run(id=name, script=ECHO)
-    assert ran.result.status == "completed"
 
 
 def test_a_container_that_ends_while_it_is_removed_is_removed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,8 @@ from typing import Any
 
 import pytest
 
-from cronium_worker.engine.inventory import own_containers
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.settings import Images, Pool
-from cronium_worker.workspace.assignment import assigned
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench, Ran
 from tests.integration.interpreters import ENDS, FINDS
@@ -393,36 +391,13 @@ from tests.conftest import wait_until
 from tests.integration.test_interpreters import at_the_gate
 
 def get(pool, job, *, attempt, image, **_):
-    sandbox = Sandbox.prepare(host, kind_of(job, image.image, image.id, settings.defaults))
+    sandbox = Sandbox.prepare(host, kind_of(job, image, settings.defaults))
     wait_until(lambda: at_the_gate(sandbox), what="the interpreter at its gate")
     sandbox.assign(job, attempt=attempt)
     return sandbox
 
 Pool.get = get
 """
-
-
-@pytest.fixture
-def assigned_case(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Case]:
-    """A case that finds its container by what is assigned to it."""
-
-    def make(**fields: Any) -> Case:
-        made = case({"pool": Pool(size=1)}, **fields)
-        settings = made.host.settings
-
-        def container() -> Any:
-            found = own_containers(
-                made.host.engine,
-                fleet=settings.fleet,
-                host=settings.host_name,
-                assigned=lambda sandbox_id: assigned(settings.sandboxes_path, sandbox_id),
-            )
-            return next(container for container in found if container.job_id == made.job.id)
-
-        monkeypatch.setattr(made, "container", container)
-        return made
-
-    return make
 
 
 ONCE = {
@@ -433,10 +408,8 @@ ONCE = {
 
 
 @pytest.mark.parametrize("language", STARTED)
-def test_killed_between_assignment_and_gate_the_script_is_not_started(
-    assigned_case: Callable[..., Case], language: str
-) -> None:
-    job = assigned_case(script={"type": language, "content": ONCE[language].format(waited=1)})
+def test_killed_between_assignment_and_gate_the_script_is_not_started(case: Callable[..., Case], language: str) -> None:
+    job = case({"pool": Pool(size=1)}, script={"type": language, "content": ONCE[language].format(waited=1)})
     with killed_worker(job, FROM_THE_POOL + AT_THE_GATE) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "at the gate\n"
@@ -452,8 +425,10 @@ def test_killed_between_assignment_and_gate_the_script_is_not_started(
 
 
 @pytest.mark.parametrize("language", STARTED)
-def test_killed_behind_the_mark_the_script_runs_once(assigned_case: Callable[..., Case], language: str) -> None:
-    job = assigned_case(script={"type": language, "content": ONCE[language].format(waited=HAS_WAITED[language])})
+def test_killed_behind_the_mark_the_script_runs_once(case: Callable[..., Case], language: str) -> None:
+    job = case(
+        {"pool": Pool(size=1)}, script={"type": language, "content": ONCE[language].format(waited=HAS_WAITED[language])}
+    )
     with killed_worker(job, FROM_THE_POOL + MARKED) as worker:
         assert worker.wait(30) == -signal.SIGKILL
     result = job.adopt().end()

@@ -13,6 +13,7 @@ from uuid import uuid4
 import docker
 import pytest
 from docker.models.containers import Container
+from docker.types import Mount
 
 from cronium_worker.errors import DaemonError
 from cronium_worker.execution.sandbox import Host
@@ -21,7 +22,8 @@ from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, connect, reco
 from cronium_worker.janitor import Janitor, Sweep
 from cronium_worker.models import Job, JobResult
 from cronium_worker.settings import Settings
-from cronium_worker.workspace import create
+from cronium_worker.workspace import create, existing, remove
+from cronium_worker.workspace.directories import named
 from tests.conftest import Leftovers, wait_until
 from tests.integration.conftest import Bench
 from tests.integration.scripts import says
@@ -42,26 +44,38 @@ class Planter:
         self.image = "cronium/runner:bash-debian"
         self.planted: list[Container] = []
 
-    def container(self, *, running: bool = False, **labels: str) -> str:
-        """A container with the labels of this fleet and host, but for those given (`job_id` for cronium.job.id)."""
-        sandbox = uuid4().hex
+    def container(self, *, running: bool = False, mounted: str | None = None, **labels: str) -> str:
+        """A container with the labels of this fleet and host, but for those given (`job_id` for cronium.job.id), and
+        with the workspace of its sandbox (of `mounted`), made if there is none; empty: with none."""
+        sandbox = labels.get("sandbox") or uuid4().hex
         own = {
             "cronium.fleet": self.settings.fleet,
             "cronium.host": self.settings.host_name,
             "cronium.sandbox": sandbox,
         }
         own |= {f"cronium.{name.replace('_', '.')}": value for name, value in labels.items()}
-        name = f"cronium-planted-{sandbox[:12]}"
+        name = f"cronium-planted-{uuid4().hex[:12]}"
+        mounts = []
+        if mounted != "":
+            workspace = named(self.settings.sandboxes_path, mounted or sandbox)
+            if not workspace.root.exists():
+                self.workspace(workspace.root.name)
+            mounts.append(Mount("/run/cronium", str(workspace.control), type="bind", read_only=True))
         container = self.docker.containers.create(
-            self.image, SLEEPS, name=name, labels={k: v for k, v in own.items() if v}, network_mode="none"
+            self.image,
+            SLEEPS,
+            name=name,
+            labels={k: v for k, v in own.items() if v},
+            network_mode="none",
+            mounts=mounts,
         )
         self.planted.append(container)
         if running:
             container.start()
         return name
 
-    def workspace(self) -> str:
-        sandbox = f"planted-{uuid4().hex}"
+    def workspace(self, sandbox: str | None = None) -> str:
+        sandbox = sandbox or f"planted-{uuid4().hex}"
         create(self.settings.sandboxes_path, sandbox, uid=1000, gid=1000)
         return sandbox
 
@@ -110,6 +124,8 @@ def planter(host: Host, store: JobStore, leftovers: Leftovers) -> Iterator[Plant
             container.remove(force=True, v=True)
         except docker.errors.NotFound:
             continue
+    for workspace, _ in existing(host.settings.sandboxes_path):
+        remove(workspace)
     planter.docker.close()
     leftovers.must_be_none()
 
@@ -180,7 +196,7 @@ def test_a_lease_that_lapsed_a_moment_ago_may_be_renewed(planter: Planter, host:
 
 def test_workspaces_without_a_container_go(planter: Planter, janitor: Janitor, settings: Settings) -> None:
     old, young, claimed = planter.old_workspace(), planter.workspace(), planter.old_workspace()
-    planter.container(fleet="another", sandbox=claimed)
+    planter.container(fleet="another", sandbox=claimed, mounted="")
     foreign = settings.sandboxes_path.with_name("another@host") / "sandboxes" / "theirs"
     foreign.mkdir(parents=True)
     os.utime(foreign, (0, 0))

@@ -11,7 +11,6 @@ import pytest
 from docker.models.containers import Container
 
 from cronium_worker.engine.images import first_present
-from cronium_worker.engine.inventory import own_containers
 from cronium_worker.errors import DaemonError
 from cronium_worker.execution import pool as pools
 from cronium_worker.execution.admission import Share
@@ -23,6 +22,7 @@ from cronium_worker.workspace.lock import lock_host
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
 from tests.integration.scripts import LANGUAGES, says
+from tests.integration.shifts import own
 
 MIB = 1024 * 1024
 NO_NETWORK = {"network": {"mode": "none"}}
@@ -335,8 +335,7 @@ def test_the_next_worker_destroys_what_waited(
     warm: Callable[..., Bench], make_bench: Callable[..., Bench], host: Host, waiting: Callable[[], list[Container]]
 ) -> None:
     warm()
-    names = {"fleet": host.settings.fleet, "host": host.settings.host_name}
-    left = own_containers(host.engine, **names)
+    left = own(host)
     assert [container.job_id for container in left] == [None] * 3
     following = make_bench()
     for container in left:

@@ -12,7 +12,7 @@ from cronium_worker.settings import Pool
 from tests.conftest import Leftovers
 from tests.integration.conftest import Bench, host, make_bench, store
 from tests.integration.scripts import LANGUAGES
-from tests.isolation.images import image_for
+from tests.isolation.images import found, image_for
 
 __all__ = ["host", "make_bench", "store"]
 
@@ -33,7 +33,7 @@ def make_sandbox(host: Host, leftovers: Leftovers) -> Iterator[Callable[..., San
 
         def make(language: str, host: Host = host, **fields: Any) -> Sandbox:
             job = Job.model_validate({"script": {"type": language, "content": ""}, **fields})
-            sandbox = Sandbox.create(host, job=job, attempt=1, image=image_for(host, language))
+            sandbox = Sandbox.create(host, job=job, attempt=1, image=found(host, image_for(host, language)))
             stack.callback(sandbox.destroy)
             return sandbox
 

@@ -6,6 +6,7 @@ from io import BytesIO
 
 import docker
 
+from cronium_worker.engine.images import ImageManager, Pulled
 from cronium_worker.engine.inventory import present_images
 from cronium_worker.execution.sandbox import Host
 
@@ -14,6 +15,13 @@ def image_for(host: Host, language: str) -> str:
     """The runner image that a job of this language would get."""
     [first, *_] = present_images(host.engine, host.settings.images.candidates(language))
     return str(first["image"])
+
+
+def found(host: Host, image: str) -> Pulled:
+    """What a worker knows of an image that is here."""
+    here = ImageManager(host.engine, host.settings.registry).find([image])
+    assert here is not None
+    return here
 
 
 @contextmanager

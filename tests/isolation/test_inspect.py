@@ -11,7 +11,7 @@ import pytest
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.settings import Log, Security
 from tests.integration.scripts import LANGUAGES
-from tests.isolation.images import image_for
+from tests.isolation.images import found, image_for
 from tests.isolation.inspection import differences, normalised
 
 GOLDEN = {
@@ -26,13 +26,14 @@ def changed(sandbox: Sandbox, language: str) -> dict[str, Any]:
     """What the engine says of the sandbox, as the differences from the golden file."""
     host, golden = sandbox.host, GOLDEN[language]
     root, fleet = sandbox.workspace.root, host.settings.fleet
-    names = {str(root): "<workspace>", root.name: "<sandbox>", image_for(host, language): "<image>", fleet: "<fleet>"}
-    found = normalised(host.engine.api.inspect_container(sandbox.container_id), names=names)
+    image = found(host, image_for(host, language)).id
+    names = {str(root): "<workspace>", root.name: "<sandbox>", image: "<image>", fleet: "<fleet>"}
+    seen = normalised(host.engine.api.inspect_container(sandbox.container_id), names=names)
     for paths in ("MaskedPaths", "ReadonlyPaths"):  # newer engines have more of them
-        ours = found["HostConfig"].get(paths, ())
-        found["HostConfig"][paths] = [path for path in golden["HostConfig"][paths] if path in ours]
-    differing = differences(found, golden)
-    if "BlkioDeviceReadBps" not in found["HostConfig"]:  # no disk of its own behind the workspace
+        ours = seen["HostConfig"].get(paths, ())
+        seen["HostConfig"][paths] = [path for path in golden["HostConfig"][paths] if path in ours]
+    differing = differences(seen, golden)
+    if "BlkioDeviceReadBps" not in seen["HostConfig"]:  # no disk of its own behind the workspace
         differing = {path: value for path, value in differing.items() if ".Blkio" not in path}
     # Where the host has AppArmor, the engine's own profile.
     if differing.get("AppArmorProfile") == "docker-default":

@@ -9,10 +9,12 @@ from typing import Any
 from uuid import uuid4
 
 import docker
+from docker.types import Mount
 
 from cronium_worker.fleet.hosts import HostRegistry, HostView
 from cronium_worker.fleet.store import connect
 from cronium_worker.settings import Settings
+from cronium_worker.workspace import create
 from tests.rig import CRONIUM, RigWorker
 
 IMAGE = "cronium/runner:bash-debian"
@@ -100,10 +102,12 @@ class LocalHost:
 
     def plant_orphan(self) -> str:
         """An old container that nobody claims."""
-        name = f"cronium-orphan-{uuid4().hex[:8]}"
-        labels = {"cronium.fleet": self.fleet, "cronium.host": self.name, "cronium.sandbox": uuid4().hex}
+        name, sandbox = f"cronium-orphan-{uuid4().hex[:8]}", uuid4().hex
+        labels = {"cronium.fleet": self.fleet, "cronium.host": self.name, "cronium.sandbox": sandbox}
+        workspace = create(self.base_path / f"{self.fleet}@{self.name}", sandbox, uid=1000, gid=1000)
+        mount = Mount("/run/cronium", str(workspace.control), type="bind", read_only=True)
         client = docker.from_env()
-        client.containers.create(IMAGE, ["true"], name=name, labels=labels, network_mode="none")
+        client.containers.create(IMAGE, ["true"], name=name, labels=labels, network_mode="none", mounts=[mount])
         client.close()
         return name
 

@@ -10,12 +10,13 @@ import pytest
 from cronium_worker.workspace import create, remove
 from cronium_worker.workspace.directories import Workspace
 from cronium_worker.workspace.uids import free_uid
+from tests.conftest import wait_until
 
 POOL = range(20000, 20004)
 
 
-def make(base: Path, host: str, sandbox_id: str, pool: range = POOL) -> Workspace:
-    with free_uid(base, pool) as uid:
+def make(base: Path, host: str, sandbox_id: str, pool: range = POOL, timeout_s: float = 20) -> Workspace:
+    with free_uid(base, pool, timeout_s=timeout_s) as uid:
         return create(base / host, sandbox_id, uid=uid, gid=uid)
 
 
@@ -33,11 +34,25 @@ def test_a_full_pool_is_told_and_a_uid_comes_back_with_the_end_of_its_sandbox(tm
     made = [make(tmp_path, "a@1", f"s{number}") for number in range(4)]
 
     with pytest.raises(OSError, match="every uid of CRONIUM_SECURITY__UID_POOL") as caught:
-        make(tmp_path, "a@1", "one-more")
+        make(tmp_path, "a@1", "one-more", timeout_s=0)
     assert caught.value.errno == errno.EUSERS
 
     remove(made[2])
     assert make(tmp_path, "b@1", "one-more").owner() == (20002, 20002)
+
+
+def test_who_comes_while_all_are_in_use_is_given_the_next_one(tmp_path: Path) -> None:
+    """Given sandboxes that are about to be destroyed; then as many others can be made, each with a uid of its own."""
+    made = [make(tmp_path, "a@1", f"s{number}") for number in range(4)]
+
+    with ThreadPoolExecutor(4) as threads:
+        following = [threads.submit(make, tmp_path, "a@1", f"f{number}") for number in range(4)]
+        wait_until(lambda: all(one.running() for one in following), what="all four wait")
+        for workspace in made:
+            remove(workspace)
+        uids = [one.result().owner()[0] for one in following]
+
+    assert sorted(uids) == list(POOL)
 
 
 def test_sandboxes_made_at_once_share_none(tmp_path: Path) -> None:
