@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cronium_worker.engine.images import Pulled
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.models import Job
 from cronium_worker.settings import Pool
@@ -31,9 +32,10 @@ def make_sandbox(host: Host, leftovers: Leftovers) -> Iterator[Callable[..., San
     """A sandbox that waits at its gate, in the session's host or in one with other settings. Nothing is left."""
     with ExitStack() as stack:
 
-        def make(language: str, host: Host = host, **fields: Any) -> Sandbox:
+        def make(language: str, host: Host = host, image: Pulled | None = None, **fields: Any) -> Sandbox:
             job = Job.model_validate({"script": {"type": language, "content": ""}, **fields})
-            sandbox = Sandbox.create(host, job=job, attempt=1, image=found(host, image_for(host, language)))
+            image = image or found(host, image_for(host, language))
+            sandbox = Sandbox.create(host, job=job, attempt=1, image=image)
             stack.callback(sandbox.destroy)
             return sandbox
 

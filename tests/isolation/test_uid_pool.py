@@ -1,6 +1,7 @@
 """With CRONIUM_SECURITY__UID_POOL each sandbox has a uid of its own while it lives."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.fleet.store import JobStore
-from cronium_worker.settings import Security
+from cronium_worker.settings import Pool, Security, Settings
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
 from tests.integration.scripts import LANGUAGES, script
@@ -45,6 +46,25 @@ def test_a_job_is_another_user_and_all_of_it_works(make_bench: Callable[..., Ben
     assert ran.result.error is None
     assert ran.result.output.data == [20000, 20000, 7]
     assert ran.result.output.files["x"].size == 2
+
+
+def test_the_smallest_pool_is_enough_for_any_burst(host: Host, make_bench: Callable[..., Bench]) -> None:
+    """Each sandbox has its uid until it is destroyed, which no job waits for: it waits for the uid."""
+    changed = {"pool": Pool(size=2, minimum=0), "concurrency": 6}
+    fields = host.settings.model_dump() | {"pool": {"size": 2}, "concurrency": 6}
+    with pytest.raises(ValueError, match="give it more"):
+        Settings.model_validate(fields | {"security": {"uid_pool": "20000-20006"}})
+    bench = make_bench(security=Security(uid_pool="20000-20007"), **changed)
+    bench.runner.start()
+    script, network = {"type": "bash", "content": "id -u"}, {"mode": "none"}
+    jobs = [bench.register(script=script, network=network) for _ in range(60)]
+    with ThreadPoolExecutor(6) as slots:
+        list(slots.map(bench.take, jobs))
+    bench.settle()
+
+    results = [bench.store.result(job.id) for job in jobs]
+    assert [(result.status, result.error) for result in results if result] == [("completed", None)] * 60
+    assert {result.attempt for result in results if result} == {1}
 
 
 @pytest.mark.parametrize(("security", "shared"), [(Security(), True), (POOL, False)])
