@@ -74,7 +74,7 @@ def test_they_live_side_by_side(fleets: tuple[LocalHost, LocalHost]) -> None:
 
     workers[0].kill()
     first.start()
-    swept = first.json("cleanup")["hosts"][first.name]
+    swept = wait_until(lambda: first.json("cleanup")["hosts"].get(first.name), what="a sweep", timeout_s=60)
 
     assert (swept["failed"], swept["left_alone"]) == ({}, {})
     assert containers(second).keys() == before.keys()
