@@ -12,6 +12,7 @@ import pytest
 from docker.models.containers import Container
 from pydantic import SecretStr
 
+from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.own_redis import OwnRedis, own_redis
@@ -26,7 +27,8 @@ SUBMIT = """
 import sys
 from cronium_worker import submit
 content = "echo start; until [ -e /tmp/go ]; do sleep 0.1; done; echo end"
-submit({"id": sys.argv[1], "queue": sys.argv[2], "script": {"type": "bash", "content": content}})
+for job_id in sys.argv[2:]:
+    submit({"id": job_id, "queue": sys.argv[1], "script": {"type": "bash", "content": content}})
 """
 
 
@@ -55,8 +57,17 @@ def containers(host: LocalHost) -> dict[str, Container]:
     return {str(container.id): container for container in found}
 
 
-def submit(host: LocalHost, job_id: str) -> None:
-    subprocess.run([sys.executable, "-c", SUBMIT, job_id, host.queue], env=host.env, check=True)
+def statuses(host: LocalHost) -> set[str]:
+    with closing(connect(host.env["CRONIUM_REDIS_URL"])) as redis:
+        return {JobStore(redis, result_ttl_s=600).record(job_id)["status"] for job_id in JOBS}
+
+
+def attempts(host: LocalHost) -> list[tuple[str, str]]:
+    """What each job has printed, and how often it was tried."""
+    with closing(connect(host.env["CRONIUM_REDIS_URL"])) as redis:
+        store = JobStore(redis, result_ttl_s=600)
+        printed = ["".join(e["data"] for e in store.events(job_id) if e["type"] == "log") for job_id in JOBS]
+        return list(zip(printed, [store.record(job_id)["attempt"] for job_id in JOBS], strict=True))
 
 
 def test_they_live_side_by_side(fleets: tuple[LocalHost, LocalHost]) -> None:
@@ -65,10 +76,9 @@ def test_they_live_side_by_side(fleets: tuple[LocalHost, LocalHost]) -> None:
     first, second = fleets
     workers = [fleet.start() for fleet in fleets]
     for fleet in fleets:
-        for job_id in JOBS:
-            submit(fleet, job_id)
+        subprocess.run([sys.executable, "-c", SUBMIT, fleet.queue, *JOBS], env=fleet.env, check=True)
     for fleet in fleets:
-        wait_until(lambda host=fleet: {host.status(job) for job in JOBS} == {"running"}, what="both run")
+        wait_until(lambda host=fleet: statuses(host) == {"running"}, what="both run", timeout_s=60)
         wait_until(lambda host=fleet: len(containers(host)) == len(JOBS) + 3, what="three wait", timeout_s=60)
     before = containers(second)
 
@@ -82,7 +92,6 @@ def test_they_live_side_by_side(fleets: tuple[LocalHost, LocalHost]) -> None:
     for fleet in fleets:
         for directory in fleet.base_path.glob("*/sandboxes/*/tmp"):
             (directory / "go").touch()
-        for job_id in JOBS:
-            wait_until(lambda host=fleet, job=job_id: host.status(job) == "completed", what="its end", timeout_s=60)
-            assert fleet.cronium("logs", job_id).stdout == "start\nend\n"
-            assert fleet.json("status", job_id)["attempt"] == 1
+    for fleet in fleets:
+        wait_until(lambda host=fleet: statuses(host) == {"completed"}, what="their end", timeout_s=60)
+        assert attempts(fleet) == [("start\nend\n", "1")] * len(JOBS)
