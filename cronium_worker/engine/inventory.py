@@ -110,7 +110,7 @@ def own_containers(
         first = found.get(sandbox_id)
         if known is None:
             left_alone(_name(row), "this host has no workspace of its sandbox")
-        elif known.control not in _bound(row, CONTROL_DIRECTORY):
+        elif known.control not in map(os.path.realpath, _bound(row, CONTROL_DIRECTORY)):
             left_alone(_name(row), "it does not have its sandbox's control directory")
         elif first is not None:
             left_alone(_name(row), f"{first.name} of the same sandbox is older")
@@ -139,10 +139,10 @@ def _job_by_labels(labels: Mapping[str, str]) -> tuple[str, int] | None:
 
 
 def _bound(row: Mapping[str, Any], target: str | None = None) -> Iterator[str]:
-    """The host's directories and files that a container has (at `target`), by their paths without links."""
+    """The host's directories and files that a container has (at `target`)."""
     for mount in row.get("Mounts") or ():
         if mount["Type"] == "bind" and target in (None, mount["Destination"]):
-            yield os.path.realpath(mount["Source"])
+            yield os.path.normpath(mount["Source"])
 
 
 def in_use(engine: Engine, workspaces: Iterable[Path]) -> set[Path]:
@@ -151,8 +151,13 @@ def in_use(engine: Engine, workspaces: Iterable[Path]) -> set[Path]:
     with faults(DaemonError, "container list"):
         rows = engine.api.containers(all=True)
     named = {(row["Labels"] or {}).get("cronium.sandbox") for row in rows}
-    mounted = {parent for row in rows for path in _bound(row) for parent in (path, *map(str, Path(path).parents))}
-    return {path for path in workspaces if path.name in named or os.path.realpath(path) in mounted}
+    # By their text: what others have mounted is not looked at, it may hang (NFS).
+    mounted = {part for row in rows for path in map(Path, _bound(row)) for part in (path, *path.parents)}
+    return {
+        path
+        for path in workspaces
+        if path.name in named or not mounted.isdisjoint({path, Path(os.path.realpath(path))})
+    }
 
 
 def _containers(engine: Engine, labels: list[str]) -> list[dict[str, Any]]:
