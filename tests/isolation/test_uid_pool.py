@@ -48,8 +48,11 @@ def test_a_job_is_another_user_and_all_of_it_works(make_bench: Callable[..., Ben
     assert ran.result.output.files["x"].size == 2
 
 
-def test_the_smallest_pool_is_enough_for_any_burst(host: Host, make_bench: Callable[..., Bench]) -> None:
+def test_the_smallest_pool_is_enough_for_any_burst(
+    host: Host, make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each sandbox has its uid until it is destroyed, which no job waits for: it waits for the uid."""
+    monkeypatch.setattr("cronium_worker.execution.runner._FAULT_DELAY_S", 0.01)
     changed = {"pool": Pool(size=2, minimum=0), "concurrency": 6}
     fields = host.settings.model_dump() | {"pool": {"size": 2}, "concurrency": 6}
     with pytest.raises(ValueError, match="give it more"):
