@@ -2,19 +2,31 @@
 # The first program of every container: waits at the gate, then has the job's script run, and ends as that ends.
 #
 # /run/cronium is the control directory, read-only here and written by the worker:
-#   gate         FIFO; a line comes when there is a job, the end of the file when the worker is gone
+#   gate         FIFO; the first line is the mark that ends both streams, the next comes when there is a job; the end of
+#                the file comes when the worker is gone
 #   released     there before the gate opens: whoever finds it will start, so the next worker need not guess
 #   start.sh     becomes the script: environment, directory and command line; there before the gate opens
 #   environment  environment and directory for an interpreter that was started in advance, for Bash as commands;
 #                without it, this one is of no use for the job
-#   mark         the end of both streams (workspace.staging)
 # $1: the interpreter. It is looked up before anything of the job is read.
 # $2…: the arguments of an interpreter that is started in advance and waits at the gate itself, before it opens the
 # script, if it is the image's way (preamble.bash, cronium_gate.py, node/gate.js). Nothing: it is started when the gate
 # is open.
+# $0: `cronium` in the image's copy of the shell.
+
+# The mark must stay in this process's memory. The kernel shows the memory and the descriptors of a program that its
+# user may not read to nobody of that user; images of ours have such a copy of their shell. Elsewhere it depends on Yama.
+if [ "$0" != cronium ] && [ ! -r /usr/local/lib/cronium/sh ] && /usr/local/lib/cronium/sh -c : 2>/dev/null; then
+    exec /usr/local/lib/cronium/sh -c '. /run/cronium/launcher.sh' cronium "$@"
+fi
+
+# An image may have set these: what is read into an exported variable would be in the script's environment.
+set +a
+unset CRONIUM_GATE cronium_mark cronium_told cronium_word cronium_code
 cronium_told=
 cronium_word=
-unset CRONIUM_GATE # an image may have it
+exec 3</run/cronium/gate # a shell that cannot open it ends here: it must not take that for the end of the file
+read -r cronium_mark <&3 # before any other program runs: then it is in no file or pipe
 
 can_wait() { # certainly: whoever does not wait would take the script for its own before the gate is open
     [ "$1" != bash ] || export BASH_ENV=/usr/local/lib/cronium/preamble.bash
@@ -32,7 +44,6 @@ be_deaf() { trap cronium_told=1 HUP INT QUIT PIPE ALRM TERM USR1 USR2; }
 # is left that could write there, both streams get their end.
 end() {
     if [ "$1$cronium_told" = 0 ] && ! kill -0 -1; then
-        read -r cronium_mark </run/cronium/mark
         printf %s "$cronium_mark"
         printf %s "$cronium_mark" >&4
     fi
@@ -43,8 +54,7 @@ if ! CRONIUM_INTERPRETER=$(command -v "$1"); then
     echo "cronium: this image has no $1" >&2
     exit 127
 fi
-exec 3</run/cronium/gate # a shell that cannot open it ends here: it must not take that for the end of the file
-exec 4>&2 2>/dev/null    # the shell's own words on how a program died go nowhere
+exec 4>&2 2>/dev/null # the shell's own words on how a program died go nowhere
 
 if [ $# -gt 1 ] && can_wait "$1"; then
     shift

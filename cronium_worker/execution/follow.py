@@ -19,7 +19,6 @@ from cronium_worker.execution.signals import CancelToken, Wake
 from cronium_worker.fleet.events import metrics_body
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import Job, Metrics, Stream
-from cronium_worker.workspace.staging import end_mark
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ class Follower:
         self._disk = disk
         self._wake = wake
         self._watch = Watch()
-        self._marks = EndMarks(end_mark(sandbox.workspace).encode())
+        self._marks = EndMarks(sandbox.end_mark.encode())
         self._selector = selectors.DefaultSelector()
         self._usage = Sampler(sandbox.usage, every_s=sandbox.host.settings.metrics_interval)
         self._kill_at: float | None = None

@@ -27,7 +27,7 @@ from cronium_worker.execution.admission import Admission
 from cronium_worker.execution.diskwatch import DiskWatcher
 from cronium_worker.models import Job, Network, Resources, ScriptType
 from cronium_worker.settings import Settings
-from cronium_worker.workspace import directories
+from cronium_worker.workspace import directories, staging
 from cronium_worker.workspace.assignment import Assignment, assign
 from cronium_worker.workspace.directories import Workspace
 from cronium_worker.workspace.gate import Gate
@@ -89,12 +89,14 @@ class Sandbox:
 
     `end` is readable when its first process is gone; None where the worker cannot see the host's processes.
     `left`: its state when it was taken over. `stream`: its output, attached or stored; None: not opened yet.
+    `end_mark`: what both streams end with (workspace.staging).
     `resources`: what it was made with, of one that waits for a job. `started`: with an interpreter that waits as well.
     """
 
     host: Host
     workspace: Workspace
     gate: Gate
+    end_mark: str
     container_id: str
     stream: AttachedStream | None
     usage: UsageReader
@@ -166,8 +168,8 @@ class Sandbox:
                 with metrics.sandbox_phase("workspace"):
                     workspace = _make_workspace(settings, sandbox_id, volumes=len(image_config.volumes))
                     on_error.callback(directories.remove, workspace)
-                    stage_launcher(workspace)
-                    gate = Gate(workspace.control)
+                    end_mark = stage_launcher(workspace)
+                    gate = Gate(workspace.control, end_mark)
                     on_error.callback(gate.close)
                     device = block_device(workspace.root)
                     uid, gid = workspace.owner()
@@ -212,6 +214,7 @@ class Sandbox:
             host=host,
             workspace=workspace,
             gate=gate,
+            end_mark=end_mark,
             container_id=container_id,
             stream=stream,
             usage=usage,
@@ -271,6 +274,7 @@ class Sandbox:
             state = host.engine.state(container.id)
             workspace = directories.named(host.settings.sandboxes_path, container.sandbox_id)
             try:
+                end_mark = staging.end_mark(workspace)
                 gate = Gate.left_by_another(workspace.control)
             except (OSError, ValueError) as error:
                 raise DaemonError("the container's workspace is gone or damaged", retryable=True) from error
@@ -288,6 +292,7 @@ class Sandbox:
                 host=host,
                 workspace=workspace,
                 gate=gate,
+                end_mark=end_mark,
                 container_id=container.id,
                 stream=None,
                 usage=UsageReader(pid if end is not None else None),

@@ -20,23 +20,31 @@ class Gate:
     at once, its read waits until `open()`. When the worker dies, the launcher reads the end of the file, or, if it
     has not come so far, waits for the next worker.
 
+    The first line that comes through it is the end mark (workspace.staging). The launcher reads it before any other
+    program runs in the container; then only its memory has it.
+
     The mark beside the gate decides whether a job was started: it is there, all at once, before the gate opens, and
     a launcher that reads the end of the file goes through if it is. So without the mark the script was not
     started and will not be; with it, it was, or will be once the next worker has opened the gate again.
     """
 
-    def __init__(self, control: Path) -> None:
+    def __init__(self, control: Path, end_mark: str = "") -> None:
         self._mark = control / MARK_NAME
         path = control / GATE_NAME
         os.mkfifo(path, 0o644)
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         os.fchmod(self._descriptor, 0o644)  # whatever the umask is: the container's user reads it
+        os.write(self._descriptor, f"{end_mark}\n".encode())
         self._opened: tuple[float, str] | None = None
         self._first = True
 
     @classmethod
     def left_by_another(cls, control: Path) -> "Gate":
-        """The gate that a worker which is gone has made; opened again if it was open. Raises OSError."""
+        """The gate that a worker which is gone has made; opened again if it was open. Raises OSError.
+
+        The mark went with that worker if the launcher had not come so far: this launcher then writes none. If it had,
+        the job could read whatever comes now, so that is not the mark.
+        """
         gate = cls.__new__(cls)
         gate._mark = control / MARK_NAME
         gate._opened = None
@@ -46,7 +54,7 @@ class Gate:
             with suppress(FileNotFoundError):
                 at, boot = gate._mark.read_text().split()
                 gate._opened = (float(at), boot)
-                os.write(gate._descriptor, b"go\n")
+                os.write(gate._descriptor, b"\ngo\n")
         except BaseException:
             gate.close()
             raise

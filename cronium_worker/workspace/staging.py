@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shlex
 from collections.abc import Mapping
 from importlib.resources import as_file, files
@@ -18,7 +19,7 @@ _SCRIPTS = "/workspace/scripts"
 _LIBRARY = "/usr/local/lib/cronium"
 LAUNCHER_NAME = "launcher.sh"
 START_NAME = "start.sh"
-MARK_NAME = "mark"
+_MARK_NAME, _MARK_SIGN = "mark", "\x1e"
 ENVIRONMENT_NAME = "environment"
 _FILES: dict[ScriptType, str] = {"bash": "main.sh", "python": "main.py", "node": "main.js"}
 _ARGUMENTS: dict[ScriptType, tuple[str, ...]] = {
@@ -49,11 +50,13 @@ _BASHS_OWN = (
 )
 
 
-def stage_launcher(workspace: Workspace) -> None:
-    """Put the launcher where the container looks for it, before the container is made."""
+def stage_launcher(workspace: Workspace) -> str:
+    """Put the launcher where the container looks for it, before the container is made. Return its end mark."""
     with as_file(files("cronium_worker") / "assets" / "helpers" / LAUNCHER_NAME) as source:
         _write(workspace.control / LAUNCHER_NAME, source.read_bytes(), mode=0o644)
-    _write(workspace.control / MARK_NAME, f"{end_mark(workspace)}\n".encode(), mode=0o644)
+    mark = f"{_MARK_SIGN}{secrets.token_hex(16)}{_MARK_SIGN}"
+    _write(workspace.root / _MARK_NAME, mark.encode(), mode=0o600)
+    return mark
 
 
 def stage_job(
@@ -79,8 +82,16 @@ def stage_job(
 
 
 def end_mark(workspace: Workspace) -> str:
-    """What the launcher writes at the end of both streams. Who prints it sooner has only printed it."""
-    return f"\x1e{workspace.root.name}\x1e"
+    """What the launcher of a sandbox writes at the end of both streams when its script went well.
+
+    A secret between the launcher and its worker: it goes through the gate (workspace.gate), and is kept for the next
+    worker in a directory that the container does not have. Launchers of before 0.1.0 write the sandbox's id, which the
+    job can read: this takes it out of the log, and the next worker believes no mark. Raises OSError.
+    """
+    try:
+        return (workspace.root / _MARK_NAME).read_text()
+    except FileNotFoundError:
+        return f"{_MARK_SIGN}{workspace.root.name}{_MARK_SIGN}"
 
 
 def environment(job: Job, *, attempt: int, event: Mapping[str, Any]) -> dict[str, str]:

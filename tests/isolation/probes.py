@@ -39,9 +39,9 @@ _DELIVERY = {
 }
 
 
-def compiled(directory: Path) -> str:
-    """The probe as base64."""
-    source, target = Path(__file__).parent / "probe.c", directory / "probe"
+def compiled(directory: Path, name: str = "probe") -> str:
+    """A program of this directory as base64."""
+    source, target = Path(__file__).parent / f"{name}.c", directory / name
     subprocess.run(["gcc", "-static", "-Os", "-Wall", "-Werror", "-s", "-o", target, source], check=True)
     return base64.b64encode(target.read_bytes()).decode()
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from cronium_worker.models import Job
 from cronium_worker.workspace import Workspace, create, remove
 from cronium_worker.workspace.gate import Gate
-from cronium_worker.workspace.staging import end_mark, environment, stage_job, stage_launcher, start_script
+from cronium_worker.workspace.staging import environment, stage_job, stage_launcher, start_script
 from tests.conftest import wait_until
 
 UID, GID = (4321, 4322) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
@@ -103,7 +103,7 @@ def test_modes_and_owners_hold_under_any_umask(tmp_path: Path, umask: int) -> No
     own = (os.geteuid(), os.getegid())
     for path in (path for path in workspace.root.rglob("*") if path.is_file()):
         status = path.stat()
-        assert status.st_mode & 0o7777 == 0o644, path
+        assert status.st_mode & 0o7777 == (0o600 if path.parent == workspace.root else 0o644), path
         assert (status.st_uid, status.st_gid) == ((UID, GID) if path.parent == workspace.data else own), path
 
 
@@ -426,7 +426,7 @@ def test_a_launcher_that_comes_after_its_worker_died_is_let_through(workspace: W
 
     with (workspace.control / "gate").open("rb", buffering=0) as launcher:
         assert select.select([launcher], [], [], 0)[0]
-        assert launcher.read(16) == b"go\n"
+        assert launcher.read(16) == b"\ngo\n"
     left.close()
 
 
@@ -436,6 +436,7 @@ def test_a_gate_that_was_not_opened_stays_shut_for_the_next_worker(workspace: Wo
 
     assert not left.released
     assert not left.passed()
+    assert os.read(left._descriptor, 16) == b"\n"
     assert select.select([left._descriptor], [], [], 0) == ([], [], [])
     left.close()
     gate.close()
@@ -484,8 +485,8 @@ class WaitingInterpreter(Launched):
     """The launcher with an interpreter that was started in advance, in a process group of its own as in a container."""
 
     def __init__(self, sh: list[str], workspace: Workspace, tmp_path: Path, behaviour: str, **environ: str) -> None:
-        stage_launcher(workspace)
-        self.gate = Gate(workspace.control)
+        self.mark = stage_launcher(workspace)
+        self.gate = Gate(workspace.control, self.mark)
         stage_job(workspace, job("python"), attempt=2, host="h1", uid=UID, gid=GID, started=True)
         for name in ("start.sh", "launcher.sh"):
             path = workspace.control / name
@@ -495,7 +496,6 @@ class WaitingInterpreter(Launched):
         self.pid = tmp_path / "pid"
         program.write_text(WAITING.format(pid=self.pid))
         program.chmod(0o755)
-        self.mark = end_mark(workspace)
         self.process = subprocess.Popen(
             [*sh, str(workspace.control / "launcher.sh"), "python3", "main.py"],
             env={"PATH": f"{tmp_path}:{os.defpath}", "BEHAVIOUR": behaviour, **environ},
@@ -716,7 +716,7 @@ def test_an_open_gate_is_not_passed_before_somebody_went_through(workspace: Work
     assert not gate.passed()
 
     with (workspace.control / "gate").open("rb", buffering=0) as launcher:
-        assert launcher.read(16) == b"go\n"
+        assert launcher.read(16) == b"\ngo\n"
 
     assert gate.passed()
     gate.close()
