@@ -68,6 +68,8 @@ def make_host(settings: Settings) -> Host:
     # Every slot may have a call and a stream under way, and who waits has a stream.
     engine = Engine(connections=2 * settings.concurrency + settings.pool.size + 4)
     seccomp = confinement(engine, settings.security)
+    if seccomp is None and settings.security.seccomp_profile is None:
+        logger.warning("jobs have the engine's own seccomp profile: `cronium doctor` says why not Cronium's")
     ensure_network(engine, fleet=settings.fleet)
     return Host(engine=engine, settings=settings, seccomp=seccomp, admission=Admission(capacity(engine, settings)))
 

@@ -56,6 +56,12 @@ def _absolute(value: Path) -> Path:
     return value
 
 
+def _profile(value: Path | Literal["engine"]) -> Path | Literal["engine"]:
+    if value != "engine" and not Path(value).is_absolute():
+        raise ValueError("must be `engine` or an absolute path")
+    return value
+
+
 def _confining(value: str) -> str:
     if value == "unconfined":
         raise ValueError("must name a profile: jobs are never without one where AppArmor is on")
@@ -215,8 +221,8 @@ class Maxima(_Section):
 class Security(_Section):
     """The container's profile beyond what is fixed (no capabilities, no new privileges, no swap, read-only root)."""
 
-    seccomp_profile: Annotated[Path, AfterValidator(_absolute)] | None = Field(
-        default=None, description="file; None: the engine's default profile"
+    seccomp_profile: Annotated[Literal["engine"] | Path, AfterValidator(_profile)] | None = Field(
+        default=None, description="file; engine: the engine's own profile; None: Cronium's, where the engine can use it"
     )
     apparmor_profile: Annotated[str, AfterValidator(_confining)] = Field(
         default="", pattern=r"^[!-~]*$", description="empty: the engine's default where AppArmor is on"

@@ -33,12 +33,13 @@ RUN /opt/cronium/bin/pip install --no-cache-dir --disable-pip-version-check --no
 COPY LICENSE README.md pyproject.toml /opt/source/
 COPY helpers/ /opt/source/helpers/
 COPY images/ /opt/source/images/
+COPY deploy/seccomp/ /opt/source/deploy/seccomp/
 COPY cronium_worker/ /opt/source/cronium_worker/
 RUN /opt/cronium/bin/pip install --no-cache-dir --disable-pip-version-check --no-input \
         --find-links /opt/wheels --no-deps /opt/source \
     && rm -r /opt/source
 
-# For CRONIUM_SECURITY__SECCOMP_PROFILE.
+# For settings of before, when the profile was not the default.
 COPY deploy/seccomp/cronium.json /etc/cronium/seccomp.json
 
 ENV PATH=/opt/cronium/bin:$PATH PYTHONUNBUFFERED=1

@@ -103,7 +103,7 @@ def _hardness(engine: "Engine", info: Mapping[str, Any], settings: Settings) -> 
     versions = engine.components()
     for name in ("Engine", "containerd", "runc"):
         yield hardening.component(name, versions.get(name, ""))
-    yield from hardening.engine(info, profile=settings.security.seccomp_profile)
+    yield from hardening.engine(info, versions, settings.security)
     if (limit := _dirty_limit_bytes()) is not None:
         yield hardening.dirty_pages(limit, group=str(info.get("CgroupVersion", "1")))
     if engine.socket_path is None:

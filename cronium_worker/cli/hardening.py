@@ -12,9 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cronium_worker.cli.finding import Finding
-from cronium_worker.settings import is_loopback
-
-Version = tuple[int, ...]
+from cronium_worker.engine.seccomp import Version, runtime_of, version_of, why_not_ours
+from cronium_worker.settings import Security, is_loopback
 
 # The first good versions of each branch, the newest branch last: what is older has a known way out of a container.
 # Engine: CVE-2024-41110. containerd: CVE-2024-40635. runc: CVE-2024-21626, CVE-2025-31133, -52565, -52881.
@@ -29,7 +28,7 @@ _OLDEST_ENGINE: Version = (20, 10)
 _STEADY_ENGINE: Version = (23,)
 # The first whose default seccomp profile refuses AF_VSOCK (23.0), io_uring (25.0) and AF_ALG (29.4.2, CVE-2026-31431).
 _GOOD_PROFILE: Version = (29, 4, 2)
-_OUR_PROFILE = "set CRONIUM_SECURITY__SECCOMP_PROFILE to a copy of deploy/seccomp/cronium.json"
+_OWN_FILTERS = "runsc"  # a runtime that gives the host's kernel few system calls, whatever the profile says
 # What a distribution puts behind a number of its own.
 _PATCHED = re.compile(r"dfsg|[+~]ds|ubuntu|deb|\.el\d|\.fc\d|amzn")
 # By name: the values that will do, and what the others let happen.
@@ -43,16 +42,11 @@ _SYSCTLS: dict[str, tuple[frozenset[str], str]] = {
     "kernel.yama.ptrace_scope": (frozenset("123"), "processes of the same user read each other"),
 }
 _BETTER = {"fs.protected_fifos": "2", "fs.protected_regular": "2"}
+_NEEDED = frozenset({"kernel.yama.ptrace_scope"})  # a kernel without it is as weak as with 0
 SYSCTLS = tuple(_SYSCTLS)
 # Measured with 64 MiB (docs/performance.md, attacks); a disk that takes no 256 MiB in a few seconds is too slow anyway.
 _MAX_DIRTY_BYTES = 256 * 2**20
 _NO_SHELLS = ("nologin", "false", "sync", "halt", "shutdown")
-
-
-def version_of(text: str) -> Version:
-    """The numbers at the beginning: 20.10.24+dfsg1 is (20, 10, 24)."""
-    found = re.match(r"v?(\d+(?:\.\d+)*)", text)
-    return tuple(map(int, found[1].split("."))) if found else ()
 
 
 def component(name: str, text: str) -> Finding:
@@ -82,8 +76,8 @@ def _is_good(version: Version, branches: Sequence[Version]) -> bool:
     return any(version[:2] == good[:2] and version >= good for good in branches)
 
 
-def engine(info: Mapping[str, Any], *, profile: Path | None = None) -> Iterator[Finding]:
-    """`docker info`. `profile`: the fleet's own seccomp profile; None: the engine's."""
+def engine(info: Mapping[str, Any], versions: Mapping[str, str], security: Security) -> Iterator[Finding]:
+    """`docker info` and the versions of the engine's components."""
     group = str(info.get("CgroupVersion", "1"))
     advice = "" if group == "2" else "boot with systemd.unified_cgroup_hierarchy=1: v1 limits direct disk I/O only"
     yield Finding("cgroup version", f"v{group}", advice, weak=True)
@@ -93,7 +87,7 @@ def engine(info: Mapping[str, Any], *, profile: Path | None = None) -> Iterator[
     )
     yield Finding("live-restore", "on" if restore else "off", advice, weak=True)
     options = [str(option) for option in info.get("SecurityOptions") or ()]
-    yield _seccomp(options, version_of(str(info.get("ServerVersion", ""))), profile)
+    yield _seccomp(info, versions, security)
     module = next((name for name in ("apparmor", "selinux") if any(name in option for option in options)), "")
     advice = "" if module else "boot with AppArmor or SELinux: a job has one fence less"
     yield Finding("AppArmor or SELinux", module or "neither", advice, weak=True)
@@ -105,20 +99,24 @@ def engine(info: Mapping[str, Any], *, profile: Path | None = None) -> Iterator[
         yield Finding("engine API", exposed[0].partition(".")[0], advice)
 
 
-def _seccomp(options: Sequence[str], version: Version, profile: Path | None) -> Finding:
-    name = "seccomp"
-    engines = next((option for option in options if name in option), "")
+def _seccomp(info: Mapping[str, Any], versions: Mapping[str, str], security: Security) -> Finding:
+    name, profile = "seccomp", security.seccomp_profile
+    engines = next((str(option) for option in info.get("SecurityOptions") or () if name in option), "")
     if not engines:
         return Finding(name, "not available", "use a kernel and an engine with seccomp: system calls are not filtered")
-    if profile is not None:
-        return Finding(name, str(profile))
+    reason = why_not_ours(info, versions, runtime=security.runtime)
+    if isinstance(profile, Path) or (profile is None and not reason):
+        return Finding(name, str(profile or "Cronium's profile"))
+    if runtime_of(info, security.runtime) == _OWN_FILTERS:
+        return Finding(name, f"{_OWN_FILTERS} filters system calls itself")
+    way = f"Cronium's profile cannot be used ({reason})" if reason else "unset CRONIUM_SECURITY__SECCOMP_PROFILE"
     if "unconfined" in engines:
-        return Finding(name, "unconfined", f"{_OUR_PROFILE}: system calls of jobs are not filtered")
+        return Finding(name, "unconfined", f"{way}: system calls of jobs are not filtered")
     _, _, path = engines.partition("profile=")
-    if path.startswith("/") or version >= _GOOD_PROFILE:
-        return Finding(name, path or "on")
-    advice = f"{_OUR_PROFILE}: before Engine 29.4.2 the default lets io_uring, AF_VSOCK or AF_ALG through"
-    return Finding(name, "the engine's default profile", advice, weak=True)
+    if profile == "engine" and (path.startswith("/") or version_of(versions.get("Engine", "")) >= _GOOD_PROFILE):
+        return Finding(name, f"the engine's own, {path or 'default'}")
+    advice = f"{way}: before Engine 29.4.2 the engine's default lets io_uring, AF_VSOCK or AF_ALG through"
+    return Finding(name, "the engine's own profile", advice, weak=True)
 
 
 def engine_address(address: str, *, verified: bool) -> Finding:
@@ -138,12 +136,13 @@ def sysctls(values: Mapping[str, str | None]) -> Iterator[Finding]:
     """None: this kernel does not have it."""
     for name, (good, harm) in _SYSCTLS.items():
         value = values.get(name)
-        if value is None:
+        if value is None and name not in _NEEDED:
             yield Finding(name, "this kernel does not have it")
             continue
         better = _BETTER.get(name, "1")
-        advice = "" if value in good else f"set {name} = {better} in /etc/sysctl.d/: it lets happen: {harm}"
-        yield Finding(name, value, advice, weak=True)
+        way = f"set {name} = {better} in /etc/sysctl.d/" if value is not None else "use a kernel with it"
+        advice = "" if value in good else f"{way}: it lets happen: {harm}"
+        yield Finding(name, value or "this kernel does not have it", advice, weak=True)
 
 
 def dirty_pages(limit_bytes: int, *, group: str) -> Finding:

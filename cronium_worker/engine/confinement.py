@@ -9,6 +9,7 @@ import pwd
 from pathlib import Path
 from typing import Any
 
+from cronium_worker.engine import seccomp
 from cronium_worker.engine.client import Engine
 from cronium_worker.errors import ConfigurationError
 from cronium_worker.settings import Security
@@ -17,8 +18,12 @@ _APPARMOR_PROFILES = Path("/sys/kernel/security/apparmor/profiles")
 
 
 def confinement(engine: Engine, security: Security) -> str | None:
-    """The seccomp profile as JSON text; None: the engine's own. Raises ConfigurationError, one line that names the
-    setting, when this host cannot give what the settings ask for, and DaemonError."""
+    """Return the seccomp profile as JSON text; None for the engine's own.
+
+    Without a setting it is Cronium's profile where the engine can use it, else the engine's own. Raises
+    ConfigurationError, one line that names the setting, when this host cannot give what the settings ask for, and
+    DaemonError.
+    """
     info = engine.info()
     options = {option.partition(",")[0].removeprefix("name=") for option in info.get("SecurityOptions") or ()}
     if remapped := options & {"userns", "rootless"}:
@@ -34,8 +39,12 @@ def confinement(engine: Engine, security: Security) -> str | None:
         _check_runtime(security.runtime, info)
     if security.uids is not None:
         _check_uids(security.uids)
-    if security.seccomp_profile is None:
+    if security.seccomp_profile == "engine":
         return None
+    if security.seccomp_profile is None:
+        if seccomp.why_not_ours(info, engine.components(), runtime=security.runtime):
+            return None
+        return seccomp.PROFILE.read_text()
     if "seccomp" not in options:
         raise _wrong("SECCOMP_PROFILE", "the engine has no seccomp; use a kernel and an engine with it, or unset it")
     return _seccomp(security.seccomp_profile)

@@ -162,7 +162,7 @@ def case(host: Host, store: JobStore, leftovers: Leftovers) -> Iterator[Callable
 
         def with_settings(settings: dict[str, Any] | None = None, **fields: Any) -> Case:
             changed = host.settings.model_copy(update=settings or {})
-            return make(Host(engine=host.engine, settings=changed), **fields)
+            return make(Host(engine=host.engine, settings=changed, seccomp=host.seccomp), **fields)
 
         yield with_settings
 

@@ -12,9 +12,9 @@ from typing import Any
 REFUSED = frozenset({"EPERM", "EACCES", "ENOSYS", "EROFS", "EAFNOSUPPORT", "ESOCKTNOSUPPORT", "EPROTONOSUPPORT"})
 NOT_THERE = frozenset({"ENOENT", "ENODATA", "ECONNREFUSED", "ENXIO"})
 
-# What this engine's default seccomp profile lets through. Reviewed: on a patched kernel none leaves the container, each
-# is a part of it that a job could do without; deploy/seccomp/cronium.json closes them (test_seccomp.py).
-ACCEPTED: dict[str, frozenset[str]] = {
+# What the own seccomp profile of this engine lets through, with CRONIUM_SECURITY__SECCOMP_PROFILE=engine. Reviewed: on
+# a patched kernel none leaves the container. Cronium's profile, the default, refuses all of them.
+ENGINES_OWN: dict[str, frozenset[str]] = {
     # Engines before 25 allow it; newer ones and kernels with io_uring_disabled=2 do not.
     "io-uring": frozenset({"ok"}),
     # Engines before 23 allow it: it reaches a hypervisor where the host is a virtual machine.
@@ -69,8 +69,8 @@ class Report:
                 found[name].add(rest)
         return cls(calls, found)
 
-    def unexpected(self, accepted: Mapping[str, frozenset[str]] = ACCEPTED) -> dict[str, str]:
-        """The calls that were not refused and are not on the reviewed list."""
+    def allowed(self, accepted: Mapping[str, frozenset[str]] | None = None) -> dict[str, str]:
+        """The calls that were not refused and are not accepted."""
         fine = REFUSED | NOT_THERE
         return {name: answer for name, answer in self.calls.items()
-                if answer not in fine | accepted.get(name, frozenset())}  # fmt: skip
+                if answer not in fine | (accepted or {}).get(name, frozenset())}  # fmt: skip

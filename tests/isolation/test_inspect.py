@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cronium_worker.engine import seccomp
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.settings import Log, Security
 from tests.integration.scripts import LANGUAGES
@@ -27,7 +28,8 @@ def changed(sandbox: Sandbox, language: str) -> dict[str, Any]:
     host, golden = sandbox.host, GOLDEN[language]
     root, fleet = sandbox.workspace.root, host.settings.fleet
     image = found(host, image_for(host, language)).id
-    names = {str(root): "<workspace>", root.name: "<sandbox>", image: "<image>", fleet: "<fleet>"}
+    names = {f"seccomp={seccomp.PROFILE.read_text()}": "seccomp=<cronium.json>"}
+    names |= {str(root): "<workspace>", root.name: "<sandbox>", image: "<image>", fleet: "<fleet>"}
     seen = normalised(host.engine.api.inspect_container(sandbox.container_id), names=names)
     for paths in ("MaskedPaths", "ReadonlyPaths"):  # newer engines have more of them
         ours = seen["HostConfig"].get(paths, ())

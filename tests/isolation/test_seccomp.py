@@ -1,4 +1,4 @@
-"""The fleet's own seccomp profile, deploy/seccomp/cronium.json: what it refuses, and that ordinary work goes on."""
+"""The seccomp profile that jobs have by default: what it refuses, and that ordinary work goes on."""
 
 import json
 import re
@@ -9,35 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from cronium_worker.engine import seccomp
 from cronium_worker.engine.confinement import confinement
 from cronium_worker.execution.sandbox import Host
+from cronium_worker.settings import Security
 from tests.integration.conftest import Bench
 from tests.integration.scripts import LANGUAGES
-from tests.integration.test_containment import (
-    test_a_bomb_stays_in_its_container_and_goes_with_it,
-    test_descriptors_are_limited,
-)
-from tests.integration.test_runner import test_a_script_uses_everything_and_completes
-from tests.isolation.probes import Report, compiled, job
+from tests.isolation.probes import ENGINES_OWN, Report, compiled, job
 
-__all__ = [  # with the `bench` of this module
-    "test_a_bomb_stays_in_its_container_and_goes_with_it",
-    "test_a_script_uses_everything_and_completes",
-    "test_descriptors_are_limited",
-]
-
-PATH = Path(__file__).parents[2] / "deploy" / "seccomp" / "cronium.json"
-PROFILE = json.loads(PATH.read_text())
+PROFILE = json.loads(seccomp.PROFILE.read_text())
 ENOSYS, EPERM = 38, 1
 TRAMPOLINES = (335, 336)  # uretprobe and uprobe: a signal to whoever calls them, past any filter
 NEWEST = 470  # listns, of Linux 6.19
 
 
 @pytest.fixture
-def bench(make_bench: Callable[..., Bench], host: Host) -> Bench:
-    """As a worker with the profile in its settings makes it."""
-    security = host.settings.security.model_copy(update={"seccomp_profile": PATH})
-    return make_bench(on=replace(host, seccomp=confinement(host.engine, security)), security=security)
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    """As a worker without settings makes it."""
+    return make_bench()
 
 
 def named(action: str) -> set[str]:
@@ -71,15 +60,17 @@ def test_each_call_of_the_kernel_is_allowed_or_refused_by_name(numbers: dict[str
     assert all(group["comment"] for group in PROFILE["syscalls"])
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_no_call_of_the_probe_is_allowed(bench: Bench, tmp_path_factory: pytest.TempPathFactory, language: str) -> None:
+def test_the_engines_own_profile_is_a_setting(
+    make_bench: Callable[..., Bench], host: Host, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    security = Security(seccomp_profile="engine")
+    bench = make_bench(on=replace(host, seccomp=confinement(host.engine, security)), security=security)
     probe = compiled(tmp_path_factory.mktemp("probe"))
-    ran = bench.run(**job(language, probe), timeout=60, resources={"cpu": 2}, network={"mode": "none"})
+    ran = bench.run(**job("bash", probe), timeout=60, resources={"cpu": 2}, network={"mode": "none"})
 
-    assert (ran.result.status, ran.text("stderr")) == ("completed", "")
     report = Report.read(ran.text("stdout"))
-    assert len(report.calls) > 70
-    assert report.unexpected(accepted={}) == {}
+    assert report.allowed(ENGINES_OWN) == {}
+    assert report.calls["ptrace-first-process"] == "ok"
 
 
 CALLS = """
@@ -106,6 +97,7 @@ def called(bench: Bench, calls: list[list[int]]) -> list[int]:
     return found
 
 
+@pytest.mark.attack
 def test_all_other_calls_are_refused(bench: Bench, numbers: dict[str, int]) -> None:
     allowed = {numbers[name] for name in named("SCMP_ACT_ALLOW") if name in numbers}
     # What these headers do not know, and the profile may allow by name.
@@ -148,6 +140,7 @@ ARGUMENTS: list[tuple[str, list[int], bool]] = [
 ]
 
 
+@pytest.mark.attack
 def test_arguments_are_looked_at(bench: Bench, numbers: dict[str, int]) -> None:
     calls = [[numbers[name], *arguments] for name, arguments, _ in ARGUMENTS]
     got = called(bench, calls)
@@ -158,6 +151,7 @@ def test_arguments_are_looked_at(bench: Bench, numbers: dict[str, int]) -> None:
     assert set(fine) <= {0, 97}  # a kernel without IPv6
 
 
+@pytest.mark.attack
 def test_a_program_of_another_architecture_is_ended(bench: Bench) -> None:
     """Its calls have other numbers, and `socketcall` would get past the rules for sockets."""
     x32_getpid = 0x40000000 + 39

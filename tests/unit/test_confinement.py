@@ -1,5 +1,6 @@
 """What the settings ask of a host beyond the fixed profile is there, or the start ends with one line."""
 
+import json
 import pwd
 from pathlib import Path
 from typing import Any
@@ -8,26 +9,36 @@ import pytest
 
 from cronium_worker.engine import confinement as module
 from cronium_worker.engine.confinement import confinement
+from cronium_worker.engine.seccomp import PROFILE
 from cronium_worker.errors import ConfigurationError
 from cronium_worker.settings import Security
 
 FIT = {
     "SecurityOptions": ["name=apparmor", "name=seccomp,profile=default", "name=selinux", "name=cgroupns"],
     "Runtimes": {"runc": {}, "runsc": {}},
+    "DefaultRuntime": "runc",
+    "Architecture": "x86_64",
 }
 BARE: dict[str, Any] = {"SecurityOptions": [], "Runtimes": {"runc": {}}}
 
 
 class FakeEngine:
-    def __init__(self, info: dict[str, Any]) -> None:
+    def __init__(self, info: dict[str, Any], versions: dict[str, str]) -> None:
         self._info = info
+        self._versions = versions
 
     def info(self) -> dict[str, Any]:
         return self._info
 
+    def components(self) -> dict[str, str]:
+        return self._versions
 
-def check(security: Security, info: dict[str, Any] = FIT) -> str | None:
-    return confinement(FakeEngine(info), security)  # type: ignore[arg-type]
+
+VERSIONS = {"Engine": "20.10.24+dfsg1", "containerd": "1.6.20~ds1", "runc": "1.1.5+ds1"}
+
+
+def check(security: Security, info: dict[str, Any] = FIT, **versions: str) -> str | None:
+    return confinement(FakeEngine(info, VERSIONS | versions), security)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +51,42 @@ def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_settings_nothing_is_asked_of_the_host() -> None:
     assert check(Security(), BARE) is None
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "info", [{}, {"Architecture": "aarch64"}, {"DefaultRuntime": "io.containerd.runc.v2"}, {"DefaultRuntime": None}]
+)
+def test_jobs_have_the_profile_of_cronium(info: dict[str, Any]) -> None:
+    profile = check(Security(), FIT | info)
+
+    assert profile == PROFILE.read_text()
+    assert json.loads(profile)["defaultAction"] == "SCMP_ACT_ERRNO"
+
+
+def test_the_engines_own_profile_is_a_setting() -> None:
+    assert check(Security(seccomp_profile="engine")) is None
+
+
+@pytest.mark.parametrize(
+    ("info", "versions"),
+    [
+        ({}, {"Engine": "20.10.9"}),
+        ({}, {"Engine": "library-import"}),
+        ({}, {"runc": "1.0.1"}),
+        ({}, {"runc": ""}),
+        ({"Architecture": "armv7l"}, {}),
+        ({"DefaultRuntime": "runsc"}, {}),
+        ({"SecurityOptions": []}, {}),
+    ],
+)
+def test_where_it_cannot_be_used_they_have_the_engines(info: dict[str, Any], versions: dict[str, str]) -> None:
+    assert check(Security(), FIT | info, **versions) is None
+
+
+def test_another_runtime_has_the_engines_profile() -> None:
+    assert check(Security(runtime="runsc")) is None
+    assert check(Security(runtime="runc"), FIT | {"DefaultRuntime": "runsc"}) is not None
 
 
 def test_what_is_there_is_taken(tmp_path: Path) -> None:
@@ -55,7 +102,7 @@ def test_what_is_there_is_taken(tmp_path: Path) -> None:
 
 def test_profiles_that_cannot_be_seen_from_here_are_left_to_the_engine(profiles: Path) -> None:
     profiles.unlink()
-    assert check(Security(apparmor_profile="strict")) is None
+    assert check(Security(apparmor_profile="strict")) is not None
 
 
 @pytest.mark.parametrize(

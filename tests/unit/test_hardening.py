@@ -8,14 +8,18 @@ import pytest
 
 from cronium_worker.cli import hardening
 from cronium_worker.cli.finding import Finding
+from cronium_worker.settings import Security
 
 FIRM = {
     "ServerVersion": "29.4.2",
+    "Architecture": "x86_64",
+    "DefaultRuntime": "runc",
     "CgroupVersion": "2",
     "LiveRestoreEnabled": True,
     "SecurityOptions": ["name=apparmor", "name=seccomp,profile=builtin", "name=userns"],
     "Warnings": None,
 }
+VERSIONS = {"Engine": "29.4.2", "containerd": "2.0.4", "runc": "1.3.3"}
 SYSCTLS = dict.fromkeys(hardening.SYSCTLS, "1")
 
 
@@ -56,7 +60,7 @@ def test_who_has_to_act_on_an_old_version() -> None:
 
 
 def test_a_firm_engine() -> None:
-    assert judged(hardening.engine(FIRM)) == {}
+    assert judged(hardening.engine(FIRM, VERSIONS, Security())) == {}
 
 
 @pytest.mark.parametrize(
@@ -65,11 +69,8 @@ def test_a_firm_engine() -> None:
         ({"CgroupVersion": "1"}, {"cgroup version": "weak"}),
         ({"LiveRestoreEnabled": False}, {"live-restore": "weak"}),
         ({"SecurityOptions": ["name=apparmor"]}, {"seccomp": "fail"}),
-        ({"SecurityOptions": ["name=apparmor", "name=seccomp,profile=unconfined"]}, {"seccomp": "fail"}),
         ({"SecurityOptions": ["name=seccomp,profile=default"]}, {"AppArmor or SELinux": "weak"}),
         ({"SecurityOptions": None}, {"seccomp": "fail", "AppArmor or SELinux": "weak"}),
-        ({"ServerVersion": "29.4.1"}, {"seccomp": "weak"}),
-        ({"ServerVersion": "20.10.24+dfsg1"}, {"seccomp": "weak"}),
         (
             {"Warnings": ["WARNING: API is accessible on http://0.0.0.0:2375 without encryption.\n  Access to …"]},
             {"engine API": "fail"},
@@ -77,21 +78,45 @@ def test_a_firm_engine() -> None:
     ],
 )
 def test_a_weak_engine(changed: dict[str, Any], verdict: dict[str, str]) -> None:
-    assert judged(hardening.engine(FIRM | changed)) == verdict
+    assert judged(hardening.engine(FIRM | changed, VERSIONS, Security())) == verdict
 
 
-def test_a_seccomp_profile_of_the_fleet_is_the_remedy_of_an_old_or_open_one() -> None:
-    old = FIRM | {"ServerVersion": "20.10.24"}
-    unconfined = FIRM | {"SecurityOptions": ["name=apparmor", "name=seccomp,profile=unconfined"]}
-    for info in (old, unconfined):
-        [finding] = [finding for finding in hardening.engine(info) if finding.name == "seccomp"]
-        assert "CRONIUM_SECURITY__SECCOMP_PROFILE to a copy of deploy/seccomp/cronium.json" in finding.remedy
-        assert judged(hardening.engine(info, profile=Path("/etc/cronium/seccomp.json"))) == {}
-    # One that the engine was started with is as good as whoever wrote it; without seccomp none has an effect.
-    theirs = old | {"SecurityOptions": ["name=apparmor", "name=seccomp,profile=/etc/docker/seccomp.json"]}
-    assert judged(hardening.engine(theirs)) == {}
-    without = old | {"SecurityOptions": ["name=apparmor"]}
-    assert judged(hardening.engine(without, profile=Path("/p"))) == {"seccomp": "fail"}
+OLD = FIRM | {"ServerVersion": "20.10.24"}
+OLD_VERSIONS = VERSIONS | {"Engine": "20.10.24+dfsg1", "runc": "1.1.5+ds1"}
+UNCONFINED = {"SecurityOptions": ["name=apparmor", "name=seccomp,profile=unconfined"]}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("profile", "info", "versions", "verdict"),
+    [
+        (None, {}, {}, {}),
+        (None, UNCONFINED, {}, {}),
+        (Path("/etc/cronium/seccomp.json"), UNCONFINED, {}, {}),
+        (Path("/etc/cronium/seccomp.json"), {}, {"Engine": "20.10.9"}, {}),
+        ("engine", {}, {}, {"seccomp": "weak"}),
+        ("engine", {}, {"Engine": "29.4.2"}, {}),
+        ("engine", UNCONFINED, {}, {"seccomp": "fail"}),
+        # One that the engine was started with is as good as whoever wrote it.
+        ("engine", {"SecurityOptions": ["name=apparmor", "name=seccomp,profile=/etc/docker/seccomp.json"]}, {}, {}),
+        # Where Cronium's cannot be used, and is not, whatever the engine's version.
+        (None, {}, {"Engine": "20.10.9"}, {"seccomp": "weak"}),
+        (None, {}, {"runc": "1.0.1"}, {"seccomp": "weak"}),
+        (None, {}, {"Engine": "29.4.2", "runc": "not told"}, {"seccomp": "weak"}),
+        (None, {"Architecture": "s390x"}, {}, {"seccomp": "weak"}),
+        (None, {"DefaultRuntime": "crun"}, {}, {"seccomp": "weak"}),
+        (None, {"DefaultRuntime": "crun"} | UNCONFINED, {}, {"seccomp": "fail"}),
+        (None, {"DefaultRuntime": "runsc"}, {}, {}),
+        # Without seccomp no profile has an effect.
+        (Path("/p"), {"SecurityOptions": ["name=apparmor"]}, {}, {"seccomp": "fail"}),
+    ],
+)
+def test_the_seccomp_profile(
+    profile: Any, info: dict[str, Any], versions: dict[str, str], verdict: dict[str, str]
+) -> None:
+    security = Security(seccomp_profile=profile)
+
+    assert judged(hardening.engine(OLD | info, OLD_VERSIONS | versions, security)) == verdict
 
 
 def test_who_may_use_the_engine() -> None:
@@ -104,7 +129,8 @@ def test_who_may_use_the_engine() -> None:
 @pytest.mark.parametrize("name", hardening.SYSCTLS)
 def test_sysctls(name: str) -> None:
     assert judged(hardening.sysctls(SYSCTLS)) == {}
-    assert judged(hardening.sysctls(SYSCTLS | {name: None})) == {}
+    # Without Yama, processes of the same user read each other.
+    assert judged(hardening.sysctls(SYSCTLS | {name: None})) == ({name: "weak"} if "yama" in name else {})
     assert judged(hardening.sysctls(SYSCTLS | {name: "0"})) == {name: "weak"}
 
 

@@ -59,6 +59,7 @@ SETTINGS = [
     ("CRONIUM_MAXIMA__DISK", "1t", "maxima.disk", 2**40),
     ("CRONIUM_MAXIMA__INODES", "5000", "maxima.inodes", 5000),
     ("CRONIUM_SECURITY__SECCOMP_PROFILE", "/etc/p.json", "security.seccomp_profile", Path("/etc/p.json")),
+    ("CRONIUM_SECURITY__SECCOMP_PROFILE", "engine", "security.seccomp_profile", "engine"),
     ("CRONIUM_SECURITY__APPARMOR_PROFILE", "strict", "security.apparmor_profile", "strict"),
     ("CRONIUM_SECURITY__SELINUX_LABEL", "type:x_t", "security.selinux_label", "type:x_t"),
     ("CRONIUM_SECURITY__RUNTIME", "runsc", "security.runtime", "runsc"),
