@@ -496,24 +496,6 @@ def test_the_launcher_says_nothing_of_how_a_script_died(bench: Bench, content: s
     assert (ran.text("stdout"), ran.text("stderr")) == ("", "")
 
 
-FORGES = r"""
-mark=$(cat /run/cronium/mark)
-[ -n "$mark" ]
-printf 'a%sb' "$mark"; printf '%s' "$mark" >&2
-sleep 0.5
-echo after; echo after >&2
-"""
-
-
-def test_a_script_that_prints_the_mark_has_only_printed_it(bench: Bench) -> None:
-    ran = bench.run(script={"type": "bash", "content": FORGES})
-
-    assert ran.result.status == "completed", ran.text("stderr")
-    assert ran.text("stdout").endswith("after\n")
-    assert ran.text("stdout").count(END_MARK) == 2
-    assert ran.text("stderr").endswith("after\n")
-
-
 def test_streams_that_are_closed_or_unfinished_end_as_well(bench: Bench) -> None:
     ran = bench.run(script={"type": "bash", "content": "printf 'no newline'; exec 2>&- 1>&-"})
 
