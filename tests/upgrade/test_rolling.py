@@ -1,6 +1,7 @@
 """Each process of each host goes on in another version, under load, and back: no job is lost, none runs twice."""
 
 import itertools
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tests.upgrade.versions import Version
 _SETTLE_S = 120
 # Longer than a worker needs to be replaced, so that each replacement leaves a script that runs.
 _LONG_LINES = 120
+_END_MARK = re.compile("\x1e[0-9a-f]{32}\x1e$")
 _seeds = itertools.count(11)
 
 
@@ -50,12 +52,20 @@ class Run:
         finally:
             load.stop()
             collect(self.fleet, self.history)
+            self._forget_marks()
             for host in self.hosts:
                 host.stop(*host.running)
             self.history.residue += [left for host in self.hosts for left in sweep(host)]
             for witness in witnesses:
                 witness.stop()
                 self.history.runs += [run for run in witness.runs() if run.job_id]
+
+    def _forget_marks(self) -> None:
+        """Take out the mark of a container that an older version has adopted: it knows only the one of before."""
+        for events in self.history.events.values():
+            for event in events:
+                if event["type"] == "log":
+                    event["data"] = _END_MARK.sub("", event["data"])
 
     def plan(self, lines: int) -> Plan:
         job_id = f"{self.fleet.name}-own{self.history.seed}-{next(self._numbers)}"
