@@ -19,6 +19,7 @@ from typing import Any
 
 from cronium_worker.execution.discretion import without_secrets
 from cronium_worker.masking import Masker, StreamState
+from cronium_worker.models import Job, JobResult, Output
 from cronium_worker.workspace.bounds import bounded
 from cronium_worker.workspace.collection import collect
 from cronium_worker.workspace.directories import Workspace
@@ -75,14 +76,33 @@ class Work:
     def json(self, value: Any) -> tuple[bytes, ...]:
         return (pickle.dumps(self._masker.json(value)),)
 
+    def read_job(self, text: str) -> tuple[bytes, ...]:
+        """A job but for its input, and that as JSON; nothing when it is no valid job."""
+        try:
+            job = Job.from_record(text, {})
+        except ValueError:
+            return b"", b""
+        if "input_data" not in job.model_fields_set:
+            return pickle.dumps(job), b""
+        return pickle.dumps(job.with_input_json(b"")), bytes(job.input_json())
+
+    def read_result(self, text: str) -> tuple[bytes, ...]:
+        """A result but for its output, and that as `collect` gives it."""
+        result = JobResult.model_validate_json(text)
+        apart = result.model_copy(update={"output": Output(condition=result.output.condition)})
+        return (pickle.dumps(apart), *_texts(result.output))
+
     def collect(self, root: str, limits: Limits, owner_uid: int) -> tuple[bytes, ...]:
         """The output as JSON, the same without the files' contents, its condition and the errors."""
         found = collect(Workspace(Path(root)), limits, owner_uid=owner_uid, masker=self._masker)
         output, too_large = bounded(without_secrets(found, self._masker))
-        whole = output.model_dump_json()
-        without_contents = output.model_dump_json(exclude={"files": {"__all__": {"content"}}})
         errors = [error.info() for error in (*found.errors, *too_large)]
-        return whole.encode(), without_contents.encode(), pickle.dumps((output.condition, errors))
+        return (*_texts(output), pickle.dumps((output.condition, errors)))
+
+
+def _texts(output: Output) -> tuple[bytes, bytes]:
+    without_contents = output.model_dump_json(exclude={"files": {"__all__": {"content"}}})
+    return output.model_dump_json().encode(), without_contents.encode()
 
 
 def _serve(connection: socket.socket) -> None:

@@ -16,6 +16,7 @@ from cronium_worker.errors import ClaimLost, Detached
 from cronium_worker.execution.attempt import Attempt
 from cronium_worker.execution.pool import Pool, PoolCount
 from cronium_worker.execution.sandbox import Host, Kind, destroy
+from cronium_worker.execution.secrecy import read_job, read_result
 from cronium_worker.execution.signals import ActiveJobs
 from cronium_worker.fleet.events import now_iso, progress_body, shortened
 from cronium_worker.fleet.store import Claim, JobStore, Outcome
@@ -48,6 +49,7 @@ class Runner:
     ) -> None:
         self._host = host
         self._store = store
+        store.read_job, store.read_result = read_job, read_result
         self._node = node
         self._send = send
         self._on_engine_away = on_engine_away

@@ -2,14 +2,15 @@
 
 import pickle
 import time
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from typing import Any
 
 from cronium_worker.errors import OutputError
 from cronium_worker.execution.aside import Aside, AsideLost
 from cronium_worker.execution.discretion import without_secrets
 from cronium_worker.masking import Masker, StreamMasker, StreamState
-from cronium_worker.models import ErrorInfo, Output
+from cronium_worker.models import ErrorInfo, Job, JobResult, Output
 from cronium_worker.models.fields import KIB
 from cronium_worker.models.result import ReadyOutput
 from cronium_worker.workspace.collection import Limits, collect
@@ -108,6 +109,29 @@ class JobMasker(Masker):
     def ask_for_log(self, name: str, *arguments: Any) -> tuple[bytes, StreamState]:
         out, state = self._aside.ask(name, *arguments, timeout_s=_ANSWER_S)
         return bytes(out), pickle.loads(state)  # noqa: S301
+
+
+def read_job(text: str, secrets: Mapping[str, str]) -> Job:
+    """As `Job.from_record`; a large one aside, and its input stays as it is written."""
+    if len(text) > _QUICK_JSON_BYTES:
+        with suppress(AsideLost, OSError), closing(Aside(())) as aside:
+            job, input_json = aside.ask("read_job", text, timeout_s=_ANSWER_S)
+            if job:
+                read: Job = pickle.loads(job)  # noqa: S301 - of a process of our own
+                read = read.with_input_json(input_json) if input_json else read
+                return read.model_copy(update={"secrets": dict(secrets)})
+    return Job.from_record(text, secrets)
+
+
+def read_result(text: str) -> JobResult:
+    """A result from its record; the output of a large one stays as it is written."""
+    if len(text) > _QUICK_JSON_BYTES:
+        with suppress(AsideLost, OSError), closing(Aside(())) as aside:
+            apart, whole, without_contents = aside.ask("read_result", text, timeout_s=_ANSWER_S)
+            result: JobResult = pickle.loads(apart)  # noqa: S301 - of a process of our own
+            output = ReadyOutput.of(whole, without_contents, condition=result.output.condition)
+            return result.model_copy(update={"output": output})
+    return JobResult.model_validate_json(text)
 
 
 class _JobStream(StreamMasker):

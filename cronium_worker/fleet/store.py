@@ -195,6 +195,9 @@ class JobStore:
         self.signer = Signer(signing_keys)
         self._secret_ttl_s = secret_ttl_s
         self._lease_ms = int(lease_ttl_s * 1000)
+        # Of a record's text and the secrets. Raises ValueError, pydantic.ValidationError among them.
+        self.read_result: Callable[[str], JobResult] = JobResult.model_validate_json
+        self.read_job: Callable[[str, Mapping[str, str]], Job] = Job.from_record
         folder = files("cronium_worker.fleet") / "lua"
         common = (folder / "common.lua").read_text()
         self._scripts: dict[str, LuaScript] = {
@@ -271,7 +274,7 @@ class JobStore:
         status, text = cast("list[str | None]", self.redis.hmget(key, "status", "result"))
         if status is None:
             raise JobNotFound(f"no job {job_id}: unknown id, or its record has expired")
-        return JobResult.model_validate_json(text) if text else None
+        return self.read_result(text) if text else None
 
     def events(self, job_id: str) -> Iterator[Event]:
         """The events there are now. Raises JobNotFound."""
@@ -400,7 +403,7 @@ class JobStore:
         )
         try:
             self.signer.verify(job, signature)
-            claim.job = Job.model_validate({**json.loads(job), "secrets": self._open(job_id, secrets)})
+            claim.job = self.read_job(job, self._open(job_id, secrets))
         except ValidationError as error:
             if formats.is_from_newer(error):
                 self._leave_to_newer(claim, validation_message(error), is_running=is_running)

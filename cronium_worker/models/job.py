@@ -1,8 +1,9 @@
 """What a caller asks for: the job. Frozen, validated whole, no I/O."""
 
+import json
 import posixpath
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
 from pydantic import (
@@ -12,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    PrivateAttr,
     ValidationInfo,
     field_validator,
 )
@@ -166,6 +168,24 @@ class Job(Model):
         if both:
             raise ValueError(f"{both[0]} is also in environment; give it once")
         return secrets
+
+    # The JSON of `input_data`, which is None then: of a large one that nobody here needs to read.
+    _input_json: bytes | bytearray | None = PrivateAttr(default=None)
+
+    def input_json(self) -> bytes | bytearray:
+        """What the script finds as its input."""
+        return json_bytes(self.input_data) if self._input_json is None else self._input_json
+
+    @classmethod
+    def from_record(cls, text: str, secrets: Mapping[str, str]) -> "Job":
+        """Of a record's text and the secrets, which that has not. Raises ValueError, ValidationError among them."""
+        return cls.model_validate({**json.loads(text), "secrets": secrets})
+
+    def with_input_json(self, text: bytes | bytearray) -> Self:
+        """The job with its input as text alone."""
+        job = self.model_copy(update={"input_data": None})
+        job._input_json = text
+        return job
 
     def to_json(self, *, secrets: bool = True) -> str:
         """The job as JSON, only with the fields that were given; without the secrets on request."""

@@ -70,11 +70,11 @@ def stage_job(
         # The same file under the name that makes Node read it as an ES module (helpers/node/preload.js).
         os.link(script, workspace.scripts / "main.mjs")
     event = {**job.event, "jobId": job.id, "attempt": attempt, "host": host}
-    data: dict[str, Any] = {"variables.json": job.variables, "event.json": event}
+    data: dict[str, bytes | bytearray] = {"variables.json": json_bytes(job.variables), "event.json": json_bytes(event)}
     if "input_data" in job.model_fields_set:
-        data["input.json"] = job.input_data
-    for name, value in data.items():
-        _write(workspace.data / name, json_bytes(value), mode=0o644, owner=(uid, gid))
+        data["input.json"] = job.input_json()
+    for name, text in data.items():
+        _write(workspace.data / name, text, mode=0o644, owner=(uid, gid))
     values = environment(job, attempt=attempt, event=event)
     _write(workspace.control / START_NAME, start_script(job, values).encode(), mode=0o644)
     if started and not any(_matters_at_start(job.script.type, name) for name in values):
@@ -164,7 +164,7 @@ def _event_metadata(event: Mapping[str, Any]) -> str:
     return text if len(text.encode()) <= 64 * 1024 else "{}"
 
 
-def _write(path: Path, content: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
+def _write(path: Path, content: bytes | bytearray, *, mode: int, owner: tuple[int, int] | None = None) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, mode)
     with os.fdopen(descriptor, "wb") as file:
