@@ -1,6 +1,7 @@
 """What a caller gets back: result, error, output, metrics. Frozen, no I/O."""
 
 import re
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -64,37 +65,47 @@ class Output(_Frozen):
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class _Texts:
+    """An output as JSON."""
+
+    whole: bytes | bytearray
+    without_contents: bytes | bytearray
+
+
 class ReadyOutput(Output):
     """An output that another process has written as JSON already, and that is never read here: of a large one that
-    would keep all other threads from running. A mark stands for it in JSON, until `with_ready_outputs`."""
+    would keep all other threads from running. A mark stands for it in JSON, until `with_ready_outputs`; further notes
+    may follow the mark."""
 
-    _json: bytes | bytearray = PrivateAttr(default=b"")
-    _without_contents: bytes | bytearray = PrivateAttr(default=b"")
+    _texts: _Texts | None = PrivateAttr(default=None)  # of copies, too
 
     @classmethod
     def of(cls, whole: bytearray, without_contents: bytearray, *, condition: bool | None) -> Self:
         mark = f"{_MARK}{uuid4().hex}"
         output = cls(condition=condition, notes=(mark,))
-        output._json, output._without_contents = whole, without_contents
-        _READY[mark] = output
+        output._texts = _READY[mark] = _Texts(whole, without_contents)
         return output
 
 
 _MARK = "cronium-ready-output-"
-_READY: WeakValueDictionary[str, ReadyOutput] = WeakValueDictionary()
+_READY: WeakValueDictionary[str, _Texts] = WeakValueDictionary()
 _MARKED = re.compile(
-    rb'\{"data": ?null, ?"variables": ?\{\}, ?"condition": ?\w+, ?"files": ?\{\}, ?"notes": ?\["(%b[0-9a-f]{32})"\]\}'
-    % _MARK.encode()
+    rb'\{"data": ?null, ?"variables": ?\{\}, ?"condition": ?\w+, ?"files": ?\{\}, ?'
+    rb'"notes": ?\["(%b[0-9a-f]{32})"((?:, ?"(?:[^"\\]|\\.)*+")*+)\]\}' % _MARK.encode()
 )
+_NO_NOTES = b'"notes":[]}'
 
 
 def with_ready_outputs(data: bytes, *, contents: bool = True) -> bytes:
     """JSON with the ready outputs in the places of their marks."""
-    parts: list[bytes | bytearray] = []
+    parts: list[bytes | bytearray | memoryview] = []
     at = 0
     for match in _MARKED.finditer(data) if _MARK.encode() in data else ():
-        if (output := _READY.get(match[1].decode())) is not None:
-            parts += (data[at : match.start()], output._json if contents else output._without_contents)
+        if (texts := _READY.get(match[1].decode())) is not None:
+            text = texts.whole if contents else texts.without_contents
+            notes = match[2].lstrip(b", ") if text.endswith(_NO_NOTES) else match[2]
+            parts += (data[at : match.start()], memoryview(text)[:-2], notes, b"]}")
             at = match.end()
     return b"".join((*parts, data[at:])) if parts else data
 

@@ -132,3 +132,15 @@ def test_celerys_copy_of_a_large_result_is_the_whole_one() -> None:
     assert isinstance(read, JobFailed)
     assert read.result == JobResult.model_validate_json(text)
     assert len(stored) < len(text.encode()) + 500
+
+
+@pytest.mark.parametrize("notes", [(), ("one",), ('a "quoted", one]}', "two")])
+def test_a_large_result_may_have_more_notes(notes: tuple[str, ...]) -> None:
+    output = Output(data=["ü"] * 100_000, notes=notes)
+    result = secrecy.read_result(JobResult(job_id="j", status="completed", output=output).model_dump_json())
+    more = ('a "quoted", one]}', "and ü")
+
+    noted = result.output.model_copy(update={"notes": (*result.output.notes, *more)})
+    result = result.model_copy(update={"output": noted})
+
+    assert JobResult.model_validate_json(result.to_json()).output == output.model_copy(update={"notes": notes + more})
