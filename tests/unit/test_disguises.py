@@ -291,3 +291,29 @@ def test_the_rate_with_many_secrets_is_above_that_of_the_attached_stream() -> No
         stream.feed(block)
 
     assert 64 * len(block) / (time.process_time() - started) > 20e6
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"p\u00e4\u00fc€",
+        r"p\u00E4\u00FC\u20AC",
+        r"p\u00e4\u00FC\u20Ac",
+        "p%c3%a4%c3%bc%e2%82%ac",
+        "p%C3%a4%c3%BC%e2%82%AC",
+        r"p\xe4\xfc\u20ac",
+        r"p\xC3\xA4\xC3\xBC\xE2\x82\xAC",
+        r"p\303\244\303\274\342\202\254",
+        "p&#228;&#252;&#8364;",
+        "p&#xE4;&#xfc;&#x20AC;",
+        r"p\u{e4}\u{FC}\u{20ac}",
+        "p=C3=A4=C3=BC=E2=82=AC",
+        "70 c3 a4 c3 bc e2 82 ac",
+        "70:C3:A4:C3:BC:E2:82:AC",
+    ],
+)
+def test_other_characters_than_ascii_are_hidden_in_any_escapes(text: str) -> None:
+    text = text.replace("€", r"\u20ac")
+
+    assert Masker(["päü€"]).text(f"<{text}>") == f"<{MASK}>"
