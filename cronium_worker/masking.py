@@ -181,8 +181,9 @@ class Finder:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         found = parts(secrets)
-        if sum(len(part.encode()) for part in found) <= ENCODED_MAX_BYTES:
-            searches: tuple[_Search, ...] = (
+        searches: tuple[_Search, ...] = ()
+        if found and sum(len(part.encode()) for part in found) <= ENCODED_MAX_BYTES:
+            searches = (
                 _Search({form for part in found for form in written(part)}),
                 _Search({form for part in found for form in escaped(part)}, any_case=True),
                 _Search({form for part in found for form in encoded(part.encode())}, between=_BREAKS),
@@ -192,7 +193,7 @@ class Finder:
                     between=_BETWEEN_DIGITS,
                 ),
             )
-        else:
+        elif found:
             searches = (_Search({part.encode() for part in found}),)
         self._searches = [search for search in searches if search.forms]
         self.shortest = min((len(part.encode()) for part in found), default=0)
