@@ -112,8 +112,10 @@ class CancelJob(TaskRevoke):
     """Flower's buttons Revoke and Terminate, and its call for both: the job is cancelled."""
 
     def prepare(self) -> None:
-        """Where Flower's refuses calls without a login: this page is on loopback then, and the button works. Other sites'
-        pages get nothing of it (`Dashboard.find_handler`)."""
+        """Where Flower's refuses calls without a login: this page is on loopback then, and the button works.
+
+        Pages of other sites get nothing of it (`Dashboard.find_handler`).
+        """
 
     def check_xsrf_cookie(self) -> None:
         """Flower's check knows requests with a login alone."""
