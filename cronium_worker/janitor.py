@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from cronium_worker.engine import inventory
 from cronium_worker.engine.client import Engine
 from cronium_worker.engine.inventory import OwnContainer
-from cronium_worker.engine.spec import NETWORK_NAME
+from cronium_worker.engine.network import FIRST, names_beside
 from cronium_worker.errors import Fault
 from cronium_worker.fleet.oversight import Oversight, Standing
 from cronium_worker.fleet.store import JobStore
@@ -160,7 +160,7 @@ class Janitor:
         return [
             _Orphan("networks", network.name, time.time() - network.created_s, _remover(remove, network.id))
             for network in inventory.unused_networks(self._engine, fleet=self._settings.fleet)
-            if network.name != NETWORK_NAME
+            if network.name not in (FIRST.network, names_beside(self._settings.fleet).network)
         ]
 
     def _images(self) -> list[_Orphan]:

@@ -27,7 +27,6 @@ from cronium_worker.engine.confinement import confinement
 from cronium_worker.engine.firewall import Firewall
 from cronium_worker.engine.images import ImageManager
 from cronium_worker.engine.inventory import engine_facts, in_use, own_containers
-from cronium_worker.engine.network import ensure_network
 from cronium_worker.errors import ConfigurationError
 from cronium_worker.execution.admission import Admission, Share
 from cronium_worker.execution.runner import Runner
@@ -70,8 +69,9 @@ def make_host(settings: Settings) -> Host:
     seccomp = confinement(engine, settings.security)
     if seccomp is None and settings.security.seccomp_profile is None:
         logger.warning("jobs have the engine's own seccomp profile: `cronium doctor` says why not Cronium's")
-    ensure_network(engine, fleet=settings.fleet)
-    return Host(engine=engine, settings=settings, seccomp=seccomp, admission=Admission(capacity(engine, settings)))
+    host = Host(engine=engine, settings=settings, seccomp=seccomp, admission=Admission(capacity(engine, settings)))
+    host.wiring.ensure()
+    return host
 
 
 def capacity(engine: Engine, settings: Settings) -> Share:
@@ -146,7 +146,7 @@ class JobsStep(_Node):
         self._worker = worker
         self._queues = tuple(worker.app.amqp.queues.consume_from)
         self._host = make_host(settings)
-        self._firewall = Firewall(self._host.engine, settings.security)
+        self._firewall = Firewall(self._host.engine, settings.security, fleet=settings.fleet)
         self._firewall.keep()
         self._places = [settings.base_path, Path(engine_facts(self._host.engine)["root"])]
         self._node_id = uuid4().hex
@@ -227,7 +227,9 @@ class JobsStep(_Node):
         shortage = "; ".join(filter(None, (r.shortage(min_free_bytes=self._settings.min_free_disk) for r in rooms)))
         # Its slots would be free and its jobs fail, one after the other.
         engine = "" if self._host.engine.answers() else "the Docker Engine does not answer"
-        # Whoever reloads the host's firewall may take the rules away. While the engine is away there is nothing to ask.
+        # Others on the host may take network and rules away. While the engine is away there is nothing to ask.
+        if not engine:
+            self._host.wiring.keep()
         problem = "" if engine else self._firewall.keep()
         unfenced = problem if self._settings.security.firewall == "require" else ""
         running = len(self._runner.active.ids())

@@ -86,7 +86,7 @@ def _require_fence(settings: Settings) -> None:
     engine = Engine()
     try:
         ensure_network(engine, fleet=settings.fleet)
-        Firewall(engine, settings.security).ensure()
+        Firewall(engine, settings.security, fleet=settings.fleet).ensure()
     except ConfigurationError as problem:
         raise ConfigurationError(f"CRONIUM_SECURITY__FIREWALL=require: {problem}") from None
     finally:

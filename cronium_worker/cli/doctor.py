@@ -75,6 +75,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 def _docker(settings: Settings) -> Iterator[Finding]:
     from cronium_worker.engine.client import Engine
     from cronium_worker.engine.images import first_present
+    from cronium_worker.engine.wiring import Wiring
 
     try:
         engine = Engine()
@@ -93,6 +94,7 @@ def _docker(settings: Settings) -> Iterator[Finding]:
     try:
         yield from _hardness(engine, info, settings)
         yield from _redis_for_jobs(engine, settings)
+        yield hardening.wiring(Wiring(engine, settings).obstacle())
     except CroniumError as error:
         yield Finding("docker", str(error), "start the Docker Engine")
     engine.close()
@@ -124,12 +126,13 @@ def _dirty_limit_bytes() -> int | None:
 
 def _redis_for_jobs(engine: "Engine", settings: Settings) -> Iterator[Finding]:
     """Without its password, at the address that containers have for this host: the firewall is looked at apart."""
-    from cronium_worker.engine.network import host_address
+    from cronium_worker.engine.network import find_network
 
-    address = host_address(engine)
+    network = find_network(engine, fleet=settings.fleet)
     url = urlsplit(settings.redis_url.get_secret_value())
-    if address is None or url.scheme == "unix":
+    if network is None or url.scheme == "unix":
         return
+    address = str(network.gateway)
     port = url.port or 6379
     try:
         with connect(f"{url.scheme}://{address}:{port}", retries=0, read_timeout_s=2) as redis:
@@ -183,7 +186,7 @@ def _firewall(settings: Settings) -> Iterator[Finding]:
     except CroniumError:
         return  # told already
     try:
-        in_place = Firewall(engine, settings.security).look()
+        in_place = Firewall(engine, settings.security, fleet=settings.fleet).look()
     except CroniumError as error:
         reason, _, advice = str(error).partition("; ")
         yield Finding("firewall", reason, advice or "see `cronium firewall`")

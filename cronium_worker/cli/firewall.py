@@ -17,8 +17,9 @@ def firewall() -> None:
     from cronium_worker.engine.client import Engine
     from cronium_worker.engine.firewall import Firewall
 
+    settings = get_settings()
     engine = Engine()
     try:
-        echo(Firewall(engine, get_settings().security).text(), nl=False)
+        echo(Firewall(engine, settings.security, fleet=settings.fleet).text(), nl=False)
     finally:
         engine.close()

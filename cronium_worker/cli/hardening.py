@@ -184,6 +184,13 @@ def redis_for_jobs(address: str, port: int, *, answers: bool) -> Finding:
     return Finding("Redis from the containers' bridge", text, advice if answers else "")
 
 
+def wiring(obstacle: str) -> Finding:
+    """Who connects jobs to the isolated network. `obstacle`: why the worker cannot."""
+    text = f"by the engine, whose DNS tells them their neighbours' names: {obstacle}" if obstacle else "by the worker"
+    advice = "run the worker on the engine's host, as root or with CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+    return Finding("jobs are connected", text, advice if obstacle else "", weak=True)
+
+
 def container_user(uid: int, account: tuple[str, str] | None) -> Finding:
     """`account`: name and shell of this host's user with the jobs' uid; None: there is none."""
     if account is None:

@@ -3,8 +3,6 @@
 import json
 import logging
 import shutil
-import socket
-import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,15 +11,15 @@ from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
 from cronium_worker.engine.client import Engine
-from cronium_worker.engine.network import BRIDGE_NAME, network_is_there
-from cronium_worker.engine.ruleset import TABLE, Ruleset, ruleset
+from cronium_worker.engine.host_network import engine_pid, has_link, namespace
+from cronium_worker.engine.network import Names, find_network, network_names
+from cronium_worker.engine.ruleset import Ruleset, ruleset
 from cronium_worker.errors import ConfigurationError, DaemonError
 from cronium_worker.settings import Security
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 # Without it packets between two ports of a bridge pass no firewall, and "no traffic between containers" is void.
 _BRIDGED = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 _RESOLV_CONF = "etc/resolv.conf"
@@ -35,10 +33,11 @@ _REMEDY = (
 
 
 class Firewall:
-    """The rules of one engine's host. Several workers may keep them at once."""
+    """The rules for a fleet's network on one engine's host. Several workers may keep them at once."""
 
-    def __init__(self, engine: Engine, security: Security) -> None:
+    def __init__(self, engine: Engine, security: Security, *, fleet: str) -> None:
         self._engine = engine
+        self._fleet = fleet
         self._security = security
         self._problem = ""
 
@@ -48,10 +47,10 @@ class Firewall:
         place = self._place() if self._security.firewall != "off" else None
         if place is None:
             return
-        wanted = ruleset(self._security, _name_servers(place.pid))
+        wanted = ruleset(self._security, _name_servers(place.pid), place.names)
         if not place.has(wanted):
             place.install(wanted)
-            logger.warning("firewall: installed the rules for %s", BRIDGE_NAME)
+            logger.warning("firewall: installed the rules for %s", place.names.bridge)
         if not place.filters_bridged():
             place.filter_bridged()
             logger.warning("firewall: set %s to 1", _BRIDGED)
@@ -74,22 +73,24 @@ class Firewall:
         place = self._place()
         if place is None:
             return None
-        return place.has(ruleset(self._security, _name_servers(place.pid))) and place.filters_bridged()
+        wanted = ruleset(self._security, _name_servers(place.pid), place.names)
+        return place.has(wanted) and place.filters_bridged()
 
     def text(self) -> str:
         """For `nft -f -`, in the engine's network namespace."""
-        return ruleset(self._security, _name_servers(_engine_pid(self._engine))).text
+        names = network_names(self._engine, fleet=self._fleet)
+        return ruleset(self._security, _name_servers(engine_pid(self._engine)), names).text
 
     def _place(self) -> "_Place | None":
         """Where the rules belong; None while there is no network of jobs."""
-        pid = _engine_pid(self._engine)
-        if not _has_bridge(pid):
-            if not network_is_there(self._engine):
-                return None
-            raise ConfigurationError(f"{BRIDGE_NAME} is not in the network that this process sees; {_REMEDY}")
-        namespace = Path(f"/proc/{pid}/ns/net")
-        elsewhere = pid is not None and not namespace.samefile("/proc/self/ns/net")
-        return _Place(pid, ("nsenter", f"--net={namespace}") if elsewhere else ())
+        network = find_network(self._engine, fleet=self._fleet)
+        if network is None:
+            return None
+        pid, names = engine_pid(self._engine), network.names
+        if not has_link(pid, names.bridge):
+            raise ConfigurationError(f"{names.bridge} is not in the network that this process sees; {_REMEDY}")
+        elsewhere = not namespace(pid).samefile(namespace(None))
+        return _Place(names, pid, ("nsenter", f"--net={namespace(pid)}") if elsewhere else ())
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,13 @@ class _Place:
     """The network namespace in which an engine's bridges are, and how to run a program there. `pid`: of a process that
     is in it; None: this one is."""
 
+    names: Names
     pid: int | None
     enter: tuple[str, ...]
 
     def has(self, wanted: Ruleset) -> bool:
         """Whether the table is there, is of these settings, and no rule of it was removed."""
-        done = self._run("nft", "-j", "list", "table", *TABLE.split(), missing_is_fine=True)
+        done = self._run("nft", "-j", "list", "table", *self.names.table.split(), missing_is_fine=True)
         if not done:
             return False
         rules = [entry["rule"] for entry in json.loads(done)["nftables"] if "rule" in entry]
@@ -141,28 +143,6 @@ class _Place:
         if missing_is_fine and "No such file or directory" in reason:
             return ""
         raise ConfigurationError(f"{program}: {reason[:200]}; {_REMEDY}")
-
-
-def _engine_pid(engine: Engine) -> int | None:
-    """The process behind the engine's socket: with socket activation systemd, in the same network. None when that is
-    not to be seen from here: then this process must be in the engine's network itself."""
-    if engine.socket_path is None:
-        return None
-    with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_TIMEOUT_S)
-        connection.connect(engine.socket_path)
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid: int = _CREDENTIALS.unpack(raw)[0]
-        Path(f"/proc/{pid}/ns/net").stat()  # not without the right to look into that process
-        return pid
-    return None
-
-
-def _has_bridge(pid: int | None) -> bool:
-    with suppress(OSError):
-        lines = Path(f"/proc/{pid or 'self'}/net/dev").read_text().splitlines()
-        return any(line.strip().startswith(f"{BRIDGE_NAME}:") for line in lines)
-    return False
 
 
 def _name_servers(pid: int | None) -> list[IPv4Address]:

@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from cronium_worker.engine.network import BRIDGE_NAME
+from cronium_worker.engine.network import FIRST, Names
 from cronium_worker.settings import Security
 
-TABLE = "inet cronium"
 # At once, of a container: as many as one process may have files open. The host's table holds those of all containers
 # and of the host itself (nf_conntrack_max, 65536 on a small machine); when it is full, nobody gets a new one.
 _CONNECTIONS = 4096
@@ -43,16 +42,17 @@ class Ruleset:
     rules: int
 
 
-def ruleset(security: Security, name_servers: Iterable[IPv4Address]) -> Ruleset:
+def ruleset(security: Security, name_servers: Iterable[IPv4Address], names: Names = FIRST) -> Ruleset:
     """The rules of these settings. `name_servers`: whom the engine asks in its containers' stead; their port 53 is
     open wherever they are."""
+    bridge = names.bridge
     exceptions = [*security.allowed_addresses, *(f"{server}:53" for server in sorted(set(name_servers)))]
     chains = {
         # Answers pass, and what was connected before. Nobody begins to talk to a job, not even a neighbour.
         "forward": [
-            f'iifname != "{BRIDGE_NAME}" oifname != "{BRIDGE_NAME}" accept',
+            f'iifname != "{bridge}" oifname != "{bridge}" accept',
             "ct state established,related accept",
-            f'oifname "{BRIDGE_NAME}" drop',
+            f'oifname "{bridge}" drop',
             "jump outgoing",
             # It was addressed to the host: a port that is published or forwarded.
             f"ct status dnat {_REJECT}",
@@ -62,7 +62,7 @@ def ruleset(security: Security, name_servers: Iterable[IPv4Address]) -> Ruleset:
         ],
         # To the host itself, by whichever of its addresses.
         "input": [
-            f'iifname != "{BRIDGE_NAME}" accept',
+            f'iifname != "{bridge}" accept',
             "ct state established,related accept",
             "jump outgoing",
             _REJECT,
@@ -74,7 +74,7 @@ def ruleset(security: Security, name_servers: Iterable[IPv4Address]) -> Ruleset:
     }
     mark = "cronium " + hashlib.sha256(repr(chains).encode()).hexdigest()[:16]
     chains["forward"][0] += f' comment "{mark}"'
-    return Ruleset(_text(chains), mark, sum(map(len, chains.values())))
+    return Ruleset(_text(names.table, chains), mark, sum(map(len, chains.values())))
 
 
 def _reject(networks: Iterable[str]) -> str:
@@ -87,8 +87,8 @@ def _accept(destination: str) -> str:
     return f"ct original ip daddr {network} {f'meta l4proto {{ tcp, udp }} th dport {port} ' if port else ''}accept"
 
 
-def _text(chains: dict[str, list[str]]) -> str:
-    lines = [f"table {TABLE}", f"delete table {TABLE}", f"table {TABLE} {{"]
+def _text(table: str, chains: dict[str, list[str]]) -> str:
+    lines = [f"table {table}", f"delete table {table}", f"table {table} {{"]
     lines += ["\tset connections {", "\t\ttype ipv4_addr", "\t\tsize 65535", "\t\tflags dynamic", "\t}"]
     # A chain that others jump to comes before them.
     for name in reversed(chains):

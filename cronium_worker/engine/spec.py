@@ -46,14 +46,20 @@ class SandboxSpec:
     device: str | None = None  # of the block device behind the workspace, for the I/O limit
     seccomp: str | None = None  # the profile's JSON text; None: the engine's default
     image_config: ImageConfig = field(default_factory=ImageConfig)
+    isolated_by: str = NETWORK_NAME  # the engine's network for `isolated`; "none": the worker connects it
     job_labels: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
 
 
 def container_config(spec: SandboxSpec, settings: Settings) -> dict[str, Any]:
     """The body of the create call."""
-    mode = NETWORK_NAME if spec.network.mode == "isolated" else spec.network.mode
+    mode = spec.isolated_by if spec.network.mode == "isolated" else spec.network.mode
+    host_name = spec.sandbox_id[:12]
+    hosts = [f"{name}:{address}" for name, address in spec.network.extra_hosts.items()]
+    if mode == "none":
+        hosts.append(f"{host_name}:127.0.1.1")  # the engine tells a container with an address of its own network alone
     return {
+        "Hostname": host_name,
         "Image": spec.image,
         "Entrypoint": ["/sbin/tini", "-g", "--"],
         "Cmd": ["/bin/sh", LAUNCHER, INTERPRETERS[spec.script_type], *spec.arguments],
@@ -85,7 +91,7 @@ def container_config(spec: SandboxSpec, settings: Settings) -> dict[str, Any]:
             **_disk_io(spec.resources, spec.device),
             "NetworkMode": mode,
             "Dns": [str(address) for address in spec.network.dns],
-            "ExtraHosts": [f"{name}:{address}" for name, address in spec.network.extra_hosts.items()],
+            "ExtraHosts": hosts,
             "Mounts": [
                 *(_mount(spec.workspace / name, *target) for name, target in _MOUNTS.items()),
                 # Where the engine would put volumes of its own, which nobody counts.

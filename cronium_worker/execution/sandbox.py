@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,9 +20,10 @@ from cronium_worker.engine.image_config import ImageConfig
 from cronium_worker.engine.images import Pulled
 from cronium_worker.engine.inventory import OwnContainer
 from cronium_worker.engine.logs import AttachedStream, StoredLog
-from cronium_worker.engine.network import ensure_network, require_network
+from cronium_worker.engine.network import require_network
 from cronium_worker.engine.spec import SandboxSpec, changeable_limits, container_config
 from cronium_worker.engine.stats import UsageReader
+from cronium_worker.engine.wiring import Wiring
 from cronium_worker.errors import ContainerCreateError, ContainerStartError, DaemonError, Fault
 from cronium_worker.execution.admission import Admission
 from cronium_worker.execution.diskwatch import DiskWatcher
@@ -51,6 +53,10 @@ class Host:
     seccomp: str | None = None
     disk: DiskWatcher = field(default_factory=DiskWatcher)
     admission: Admission = field(default_factory=Admission)
+
+    @cached_property
+    def wiring(self) -> Wiring:
+        return Wiring(self.engine, self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +182,11 @@ class Sandbox:
             except OSError as error:
                 reason = error.strerror or type(error).__name__
                 raise ContainerCreateError(f"workspace: {reason}", retryable=True) from error
+            isolated_by = "none"
+            if network.mode == "isolated":
+                isolated_by = host.wiring.ensure()
+            elif network.mode != "none":
+                require_network(host.engine, network.mode)
             spec = SandboxSpec(
                 sandbox_id=sandbox_id,
                 script_type=script_type,
@@ -185,15 +196,12 @@ class Sandbox:
                 user=f"{uid}:{gid}",
                 resources=resources,
                 network=network,
+                isolated_by=isolated_by,
                 device=device,
                 seccomp=host.seccomp,
                 job_labels=labels,
                 arguments=arguments,
             )
-            if network.mode == "isolated":
-                ensure_network(host.engine, fleet=settings.fleet)
-            elif network.mode != "none":
-                require_network(host.engine, network.mode)
             with metrics.sandbox_phase("create"):
                 name = name or f"cronium.{sandbox_id}"
                 container_id = host.engine.create(
@@ -206,6 +214,8 @@ class Sandbox:
                 host.engine.start(container_id)
             pid = _visible_pid(host.engine.state(container_id).pid, container_id)
             end = os.pidfd_open(pid) if pid else None
+            if pid and network.mode == "isolated":
+                host.wiring.connect(pid)
             usage = UsageReader(pid)
             burst = CpuBurst(pid)
             burst.set(resources.cpu)

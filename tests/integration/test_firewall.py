@@ -7,11 +7,11 @@ import json
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -19,145 +19,52 @@ import pytest
 from docker.types import IPAMConfig, IPAMPool
 
 from cronium_worker.engine import firewall as module
-from cronium_worker.engine.client import Engine
 from cronium_worker.engine.firewall import Firewall, name_servers
-from cronium_worker.engine.network import BRIDGE_NAME, OPTIONS, ensure_network
+from cronium_worker.engine.network import FIRST, ensure_network
 from cronium_worker.engine.spec import NETWORK_NAME
 from cronium_worker.errors import NetworkError
 from cronium_worker.execution.sandbox import Host
-from cronium_worker.models import Job
-from cronium_worker.settings import Security, Settings
+from cronium_worker.settings import Security
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
-from tests.rig import CRONIUM, Rig, RigHost, runner_image
+from tests.integration.fenced import (
+    ALIBABA,
+    ECS,
+    INTERNET,
+    METADATA,
+    METADATA_6,
+    PRIVATE,
+    PRIVATE_TOO,
+    fence,
+    gateway,
+    host,
+    log,
+    look,
+    pid_of,
+    remove_rules,
+    rig_host,
+    within,
+    world,
+)
+from tests.rig import CRONIUM, RigHost
 from tests.rig_network import NAMESPACES, run
-from tests.world import HOST_ADDRESS, RESOLVED, WORLD_ADDRESS, Listener, World, in_namespace
+from tests.world import HOST_ADDRESS, WORLD_ADDRESS, Listener, World, in_namespace
+
+__all__ = ["fence", "host", "rig_host", "world"]
 
 pytestmark = pytest.mark.timeout(300)
 
 IPV6 = IPAMConfig(pool_configs=[IPAMPool(subnet="fd00:1::/64")])
-INTERNET, PRIVATE, PRIVATE_TOO = RESOLVED, "10.99.0.7", "10.99.0.8"
-METADATA, ECS, ALIBABA, METADATA_6 = "169.254.169.254", "169.254.170.2", "100.100.100.200", "fd00:ec2::254"
-PROBE = """
-import json, socket, sys, urllib.request
-from concurrent.futures import ThreadPoolExecutor
-
-def tcp(host, port):
-    with socket.create_connection((host, port), timeout=3) as connection:
-        connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-        return bool(connection.recv(100))
-
-def udp(host, port):
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sender:
-        sender.settimeout(3)
-        sender.connect((host, port))
-        sender.send(b"who is there?")
-        return bool(sender.recv(100))
-
-def http(url):
-    return bool(urllib.request.urlopen(url, timeout=3).read())
-
-def name(host):
-    return bool(socket.gethostbyname(host))
-
-def tried(probe):
-    kind, *arguments = probe
-    try:
-        return globals()[kind](*arguments)
-    except OSError as error:
-        return f"{type(error).__name__}: {error}"
-
-with ThreadPoolExecutor(40) as threads:
-    print(json.dumps(list(threads.map(tried, cronium.input()))))
-"""
 LISTEN = """
 import socket, time
 tcp, udp = socket.create_server(("", 8000)), socket.socket(type=socket.SOCK_DGRAM)
 udp.bind(("", 8000))
-print(socket.gethostbyname(socket.gethostname()), flush=True)
+udp.connect(("198.51.100.7", 8000))
+print(udp.getsockname()[0], flush=True)
 tcp.settimeout(60)
 connection, _ = tcp.accept()
 connection.sendall(b"reached")
 """
-
-
-@pytest.fixture(scope="module")
-def rig_host(settings: Settings) -> Iterator[RigHost]:
-    rig = Rig(redis_url=settings.redis_url.get_secret_value(), fleet=f"{settings.fleet}-fence", hosts=1).start()
-    rig.a.load(runner_image("python"))
-    yield rig.a
-    rig.stop()
-
-
-@pytest.fixture(scope="module")
-def world(rig_host: RigHost) -> Iterator[World]:
-    addresses = [INTERNET, PRIVATE, PRIVATE_TOO, METADATA, ALIBABA, METADATA_6]
-    world = World(rig_host.name, addresses=addresses).start()
-    yield world
-    world.stop()
-
-
-@pytest.fixture(scope="module")
-def host(rig_host: RigHost, settings: Settings) -> Iterator[Host]:
-    """That the benches of these tests run on."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOCKER_HOST", rig_host.engine.url)
-        engine = Engine()
-    ensure_network(engine, fleet=settings.fleet)
-    yield Host(engine=engine, settings=settings)
-    engine.close()
-
-
-@pytest.fixture
-def fence(host: Host, rig_host: RigHost) -> Iterator[Callable[..., Firewall]]:
-    """The rules of these settings; none are there at the beginning and in the end."""
-
-    def make(**security: Any) -> Firewall:
-        made = Firewall(host.engine, Security(**security))
-        assert made.keep() == ""
-        return made
-
-    remove_rules(rig_host)
-    yield make
-    remove_rules(rig_host)
-
-
-def remove_rules(host: RigHost) -> None:
-    within(host, "nft", "add", "table", "inet", "cronium")
-    within(host, "nft", "delete", "table", "inet", "cronium")
-
-
-def within(host: RigHost, *command: str) -> str:
-    return run("nsenter", f"--net=/run/netns/{host.name}", *command)
-
-
-def log(bench: Bench, job: Job) -> str:
-    return "".join(event["data"] for event in bench.store.events(job.id) if event["type"] == "log")
-
-
-def pid_of(host: RigHost, job: Job) -> int:
-    def running() -> int:
-        found = host.client.containers.list(filters={"label": f"cronium.job.id={job.id}"})
-        return int(found[0].attrs["State"]["Pid"]) if found else 0
-
-    return int(wait_until(running, what="the job's container"))
-
-
-def look(bench: Bench, probes: list[list[Any]], **network: Any) -> list[Any]:
-    """What each of the probes of one job says: True, or its error."""
-    environment = {"RES_OPTIONS": "timeout:2 attempts:1"}  # instead of ten seconds for a name server that is silent
-    script = {"type": "python", "content": PROBE}
-    ran = bench.run(script=script, input_data=probes, network=network, environment=environment)
-    assert ran.result.status == "completed", ran.result.error
-    answers: list[Any] = json.loads(ran.text("stdout"))
-    assert len(answers) == len(probes)
-    return answers
-
-
-def gateway(host: Host, network_name: str = NETWORK_NAME) -> str:
-    network = host.engine.api.inspect_network(network_name)
-    return str(next(IPv4Network(network["IPAM"]["Config"][0]["Subnet"]).hosts()))
 
 
 @dataclass
@@ -241,10 +148,10 @@ def test_the_host_s_link_local_ipv6_address_is_closed(
     """A job's container has no IPv6; it is given an address from outside."""
     job = bench.start(script={"type": "python", "content": "import time; time.sleep(60)"})
     namespace = Path(f"/proc/{pid_of(rig_host, job)}/ns/net")
-    turn_on = "cd /proc/sys/net/ipv6/conf/eth0; echo 0 >accept_dad; echo 0 >disable_ipv6"
+    turn_on = "cd /proc/sys/net/ipv6/conf/eth0; echo 0 >disable_ipv6; ip address add fe80::2/64 dev eth0 nodad"
     assert "eth0" not in run("nsenter", f"--net={namespace}", "cat", "/proc/net/if_inet6")
     run("nsenter", f"--net={namespace}", "sh", "-c", turn_on)
-    addresses = json.loads(run("ip", "-n", rig_host.name, "-json", "-6", "address", "show", BRIDGE_NAME))
+    addresses = json.loads(run("ip", "-n", rig_host.name, "-json", "-6", "address", "show", FIRST.bridge))
     address = addresses[0]["addr_info"][0]["local"]
     assert address.startswith("fe80:")
     canary = world.listen("tcp", "::", 6380, on_host=True)
@@ -414,7 +321,9 @@ def test_many_jobs_at_once_leave_neither_network_nor_rule(
 
 
 def test_two_workers_may_install_the_rules_at_once(fence: Callable[..., Firewall], host: Host) -> None:
-    walls = [Firewall(host.engine, Security(block_private=number % 2 == 0)) for number in range(8)]
+    walls = [
+        Firewall(host.engine, Security(block_private=number % 2 == 0), fleet=host.settings.fleet) for number in range(8)
+    ]
     with ThreadPoolExecutor(len(walls)) as threads:
         assert set(threads.map(lambda wall: wall.keep(), walls)) == {""}
     assert sorted(wall.look() for wall in walls) == [False] * 4 + [True] * 4
@@ -423,9 +332,9 @@ def test_two_workers_may_install_the_rules_at_once(fence: Callable[..., Firewall
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"options": {"com.docker.network.bridge.name": BRIDGE_NAME}}, "enable_icc=None"),
+        ({"options": {"com.docker.network.bridge.name": FIRST.bridge}}, "enable_icc=None"),
         ({"options": {"com.docker.network.bridge.enable_icc": "false"}}, "name=None"),
-        ({"options": OPTIONS, "enable_ipv6": True, "ipam": IPV6}, "IPv6 on"),
+        ({"options": FIRST.options, "enable_ipv6": True, "ipam": IPV6}, "IPv6 on"),
     ],
     ids=["icc", "bridge", "ipv6"],
 )
@@ -437,10 +346,10 @@ def test_a_network_of_that_name_that_is_not_isolated_is_refused(
     made = rig_host.client.networks.create(NETWORK_NAME, driver="bridge", **given)
     try:
         with pytest.raises(NetworkError, match=rf"{named}.*docker network rm {NETWORK_NAME}"):
-            ensure_network(host.engine, fleet="any")
+            ensure_network(host.engine, fleet=host.settings.fleet)
     finally:
         made.remove()
-        ensure_network(host.engine, fleet="any")
+        ensure_network(host.engine, fleet=host.settings.fleet)
 
 
 # ---- a worker's part
@@ -494,7 +403,7 @@ def rename_bridge(host: RigHost, name: str, other: str) -> None:
 def test_a_worker_keeps_the_rules_and_leaves_them(
     host: Host, rig_host: RigHost, fence: Callable[..., Firewall]
 ) -> None:
-    wall = Firewall(host.engine, Security())
+    wall = Firewall(host.engine, Security(), fleet=host.settings.fleet)
 
     def there() -> str:
         tables = within(rig_host, "nft", "-s", "list", "ruleset", "inet")
@@ -522,9 +431,9 @@ def test_a_worker_keeps_the_rules_and_leaves_them(
             assert there() == before
         # Where the rules cannot be kept, no jobs are taken.
         assert unfit(rig_host) == ""
-        rename_bridge(rig_host, BRIDGE_NAME, "elsewhere")
-        wait_until(lambda: f"{BRIDGE_NAME} is not in" in unfit(rig_host), what="the node says that it is not fenced")
-        rename_bridge(rig_host, "elsewhere", BRIDGE_NAME)
+        rename_bridge(rig_host, FIRST.bridge, "elsewhere")
+        wait_until(lambda: f"{FIRST.bridge} is not in" in unfit(rig_host), what="the node says that it is not fenced")
+        rename_bridge(rig_host, "elsewhere", FIRST.bridge)
         wait_until(lambda: unfit(rig_host) == "", what="the node is fenced again")
         rig_host.restart_dockerd()
         assert wall.look()

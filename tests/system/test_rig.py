@@ -14,8 +14,7 @@ import pytest
 import requests
 from docker.models.containers import Container
 
-from cronium_worker.engine.network import BRIDGE_NAME
-from cronium_worker.engine.spec import NETWORK_NAME
+from cronium_worker.engine.network import FIRST
 from cronium_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.rig import CRONIUM, Rig, RigHost, runner_image
@@ -84,7 +83,7 @@ def test_jobs_run_on_the_engine_and_in_the_network_of_their_host(rig: Rig, tmp_p
             jobs = [submit(host) for host in rig.hosts]
             peers = [server.accept() for _ in jobs]
             running = [host.client.containers.list() for host in rig.hosts]
-            networks = [host.client.networks.get(NETWORK_NAME) for host in rig.hosts]
+            networks = [host.client.networks.get(FIRST.network) for host in rig.hosts]
             for connection, _ in peers:
                 connection.sendall(b"hello\n")
                 connection.close()
@@ -96,11 +95,11 @@ def test_jobs_run_on_the_engine_and_in_the_network_of_their_host(rig: Rig, tmp_p
     ours = [[c.labels["cronium.job.id"] for c in containers if "cronium.job.id" in c.labels] for containers in running]
     assert ours == [[result["job_id"]] for result in results]
     assert len({network.id for network in networks}) == 2
-    assert {network.attrs["Options"]["com.docker.network.bridge.name"] for network in networks} == {BRIDGE_NAME}
+    assert {network.attrs["Options"]["com.docker.network.bridge.name"] for network in networks} == {FIRST.bridge}
     # Each came from its host's own address on the bridge.
     assert {peer[0] for _, peer in peers} == {str(address) for address in list(rig.bridge.subnet.hosts())[1:3]}
     for host in rig.hosts:
-        assert BRIDGE_NAME in run("ip", "-n", host.name, "-brief", "link")
+        assert FIRST.bridge in run("ip", "-n", host.name, "-brief", "link")
 
 
 @pytest.mark.timeout(180)

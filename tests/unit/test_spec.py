@@ -67,9 +67,16 @@ def test_the_default_container_is_the_reviewed_one() -> None:
         ({"arguments": ("-x", "y")}, {"Cmd": ["/bin/sh", "/run/cronium/launcher.sh", "bash", "-x", "y"]}),
         ({"image": "tools@sha256:00"}, {"Image": "tools@sha256:00"}),
         ({"user": "2000:3000"}, {"User": "2000:3000"}),
-        ({"sandbox_id": "6b"}, {"Labels.cronium.sandbox": "6b"}),
+        ({"sandbox_id": "6b"}, {"Hostname": "6b", "Labels.cronium.sandbox": "6b"}),
         ({"job_labels": {}}, {"Labels.cronium.job.id": None, "Labels.cronium.job.attempt": None}),
-        ({"network": Network(mode="none")}, {"HostConfig.NetworkMode": "none"}),
+        (
+            {"network": Network(mode="none")},
+            {"HostConfig.NetworkMode": "none", "HostConfig.ExtraHosts": ["5a9d:127.0.1.1"]},
+        ),
+        (
+            {"isolated_by": "none"},
+            {"HostConfig.NetworkMode": "none", "HostConfig.ExtraHosts": ["5a9d:127.0.1.1"]},
+        ),
         ({"network": Network(mode="team")}, {"HostConfig.NetworkMode": "team"}),
         (
             {"network": Network.model_validate({"dns": ["10.0.0.53", "fd00::53"]})},
