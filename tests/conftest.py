@@ -92,12 +92,16 @@ class Leftovers:
 @pytest.fixture(scope="session")
 def leftovers(settings: Settings) -> Iterator[Leftovers]:
     """Of this session."""
+    from cronium_worker.engine.network import FIRST, names_beside
+
     leftovers = Leftovers(settings)
     yield leftovers
     leftovers.close()
-    # The workers' firewall rules are for this bridge.
-    if shutil.which("nft") and not Path("/sys/class/net/br-cronium").exists():
-        subprocess.run(["nft", "delete", "table", "inet", "cronium"], stderr=subprocess.DEVNULL, check=False)
+    # The workers' firewall rules are for these bridges.
+    for names in (FIRST, names_beside(settings.fleet)):
+        if shutil.which("nft") and not Path("/sys/class/net", names.bridge).exists():
+            command = ["nft", "delete", "table", *names.table.split()]
+            subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -128,7 +128,7 @@ class StoredLog(AttachedStream):
 
     def close(self) -> None:
         super().close()
-        with suppress(OSError, RuntimeError):  # the thread has come to the end, and the connection is gone
+        with suppress(OSError, RuntimeError, ValueError):  # the thread has come to the end, and the connection is gone
             self._response.raw.shutdown()
         self._thread.join()
         self._response.close()

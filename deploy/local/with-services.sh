@@ -171,7 +171,7 @@ network_links() {
 remove_bridges() {
     local link
     for link in $(network_links); do
-        if [[ $link =~ ^(docker0|br-cronium|br-[0-9a-f]{12})$ ]] && ! grep -qx -- "$link" "$ENGINE_STATE/links"; then
+        if [[ $link =~ ^(docker0|br-cronium|br-c-[0-9a-f]{8}|br-[0-9a-f]{12})$ ]] && ! grep -qx -- "$link" "$ENGINE_STATE/links"; then
             ip link delete "$link" 2>/dev/null || true
         fi
     done
@@ -179,7 +179,12 @@ remove_bridges() {
 
 # The workers' firewall rules stay as long as there is the bridge that they are for.
 remove_rules() {
-    [ -e /sys/class/net/br-cronium ] || nft delete table inet cronium 2>/dev/null || true
+    has nft || return 0
+    local table bridge
+    for table in $(nft list tables inet 2>/dev/null | grep -Eo 'cronium(_[0-9a-f]{8})?$'); do
+        if [ "$table" = cronium ]; then bridge=br-cronium; else bridge=br-c-${table#cronium_}; fi
+        [ -e "/sys/class/net/$bridge" ] || nft delete table inet "$table" 2>/dev/null || true
+    done
 }
 
 # --- Redis ----------------------------------------------------------------------------------------------

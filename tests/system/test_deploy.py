@@ -108,7 +108,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         detach=True,
         network_mode="host",
         pid_mode="host",
-        cap_add=["NET_ADMIN"],
+        cap_add=["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"],
+        security_opt=["apparmor=unconfined"],
         volumes=[f"{DEPLOY.parent}:/source:ro", "/var/run/docker.sock:/var/run/docker.sock"],
     )
     try:
