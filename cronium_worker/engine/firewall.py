@@ -14,7 +14,7 @@ from cronium_worker.engine.client import Engine
 from cronium_worker.engine.host_network import engine_pid, has_link, namespace
 from cronium_worker.engine.network import Names, find_network, network_names
 from cronium_worker.engine.ruleset import Ruleset, ruleset
-from cronium_worker.errors import ConfigurationError, DaemonError
+from cronium_worker.errors import ConfigurationError, Fault
 from cronium_worker.settings import Security
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Firewall:
 
     def ensure(self) -> None:
         """See that the rules are there. Raises ConfigurationError, one line with the remedy, where they cannot be had,
-        and DaemonError."""
+        NetworkError and DaemonError."""
         place = self._place() if self._security.firewall != "off" else None
         if place is None:
             return
@@ -60,7 +60,7 @@ class Firewall:
         problem = ""
         try:
             self.ensure()
-        except (ConfigurationError, DaemonError) as error:
+        except (ConfigurationError, Fault) as error:
             problem = str(error)
         if problem and problem != self._problem:
             logger.error("NOT FENCED: jobs can reach this host and its cloud's metadata: %s", problem)
@@ -68,8 +68,8 @@ class Firewall:
         return problem
 
     def look(self) -> bool | None:
-        """Whether the rules are all there; None: there is nothing to fence yet. Raises DaemonError, and
-        ConfigurationError, one line with the remedy, where that is not to be seen."""
+        """Whether the rules are all there; None: there is nothing to fence yet. Raises NetworkError,
+        DaemonError, and ConfigurationError, one line with the remedy, where that is not to be seen."""
         place = self._place()
         if place is None:
             return None

@@ -59,6 +59,13 @@ def test_who_has_to_act_on_an_old_version() -> None:
     assert hardening.component("runc", "1.1.5").remedy.startswith("install runc 1.3.3 or newer")
 
 
+def test_who_connects_jobs_to_their_network() -> None:
+    assert judged([hardening.wiring("")]) == {}
+    assert judged([hardening.wiring("the worker does not see the engine's processes")]) == {
+        "jobs are connected": "weak"
+    }
+
+
 def test_a_firm_engine() -> None:
     assert judged(hardening.engine(FIRM, VERSIONS, Security())) == {}
 

@@ -3,6 +3,7 @@
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from cronium_worker.engine.network import FIRST, names_beside
 from cronium_worker.engine.ruleset import ruleset
 from cronium_worker.settings import Security
 
@@ -33,3 +34,13 @@ def test_every_rule_is_counted() -> None:
     verdicts = [line for line in made.text.splitlines() if line.startswith("\t\t") and "policy" not in line]
     of_the_set = 3  # its type, size, flags
     assert made.rules == len(verdicts) - of_the_set
+
+
+def test_another_fleet_s_rules_are_a_table_of_their_own_for_its_bridge_alone() -> None:
+    names = names_beside("blue")
+    made = ruleset(Security(), [], names)
+    assert made.text.count(f"table {names.table}") == 3
+    assert made.text == ruleset(Security(), []).text.replace(FIRST.bridge, names.bridge).replace(
+        f"table {FIRST.table}", f"table {names.table}"
+    ).replace(ruleset(Security(), []).mark, made.mark)
+    assert len(names.bridge) <= 15  # as long as the kernel allows
