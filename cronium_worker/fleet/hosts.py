@@ -8,11 +8,13 @@ A host is a hash with, for each of its nodes, the last report (`jobs`, `agent`: 
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Literal, cast
 
 from redis import Redis
+from redis.exceptions import NoPermissionError
 
 from cronium_worker.models.formats import OLDEST
 from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
@@ -108,7 +110,8 @@ class HostRegistry:
         now_s = seconds + microseconds / 1e6
         forgotten = [name for name, row in zip(names, rows, strict=True) if not row]
         if forgotten:
-            self._redis.srem(_INDEX_KEY, *forgotten)
+            with suppress(NoPermissionError):  # of somebody who may only read
+                self._redis.srem(_INDEX_KEY, *forgotten)
         return [
             self._view(name, row, drained=name in drained, now_s=now_s)
             for name, row in zip(names, rows, strict=True)

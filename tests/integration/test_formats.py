@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from fastapi import Response
 from pydantic import ValidationError
+from redis.exceptions import NoPermissionError
 
 from cronium_worker import schedules, workflows
 from cronium_worker.client import rerun
@@ -203,3 +204,20 @@ def test_a_schedule_of_a_newer_version_is_kept_and_says_why_it_does_not_run(stor
         assert view.last_job_id == "j"
     finally:
         schedules.remove(name)
+
+
+@pytest.mark.usefixtures("newer")
+def test_who_may_not_see_the_hosts_sends_what_every_version_reads(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis user with the rights of an older version."""
+
+    def refused(*_: object) -> None:
+        raise NoPermissionError("this user has no permissions to access one of the keys")
+
+    monkeypatch.setattr(HostRegistry, "job_formats", refused)
+    job = queue.job(metadata={"a": "b"})
+    execute_job.delay(job)
+    assert "format" not in store().record(job["id"])
+    with pytest.raises(ValidationError, match="not known to hosts that this Redis user may not see"):
+        execute_job.delay(queue.job(event={"a": 1}))

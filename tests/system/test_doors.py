@@ -40,6 +40,9 @@ print([each["status"] for each in group(execute_job.s(job) for _ in range(2)).ap
 cancel(one.id)
 ended = submit({**job, "queue": "cronium.jobs"})
 print(ended.id)
+from cronium_worker.models import formats
+formats.ADDITIONS = (formats.Addition("metadata", 1000, is_optional=True),)
+submit({**job, "metadata": {"a": "a field that no host knows"}})
 """
 
 
