@@ -37,7 +37,7 @@ def workflow(steps: list[dict[str, Any]]) -> None:
 
 def get(job_id: str) -> dict[str, Any]:
     try:
-        result: dict[str, Any] = execute_job.AsyncResult(job_id).get(timeout=20)
+        result: dict[str, Any] = execute_job.AsyncResult(job_id).get(timeout=120)
     except JobFailed as failed:
         return failed.result.model_dump(mode="json")
     return result

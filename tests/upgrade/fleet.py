@@ -116,7 +116,7 @@ class UpgradeHost:
             assert worker.process.poll() is None, f"{node} of {version} has ended: {text[-2000:]}"
             return _READY[node] in text
 
-        wait_until(is_ready, timeout_s=60, what=f"{node} of {version} is ready")
+        wait_until(is_ready, timeout_s=120, what=f"{node} of {version} is ready")
 
     def log(self, node: str) -> str:
         """Of the process that runs."""
@@ -128,7 +128,7 @@ class UpgradeHost:
             self.running[node][1].process.terminate()
         for node in nodes:
             version, worker = self.running.pop(node)
-            code = worker.process.wait(60)
+            code = worker.process.wait(120)
             assert code == 0, f"{node} of {version} ended with {code}: {worker.log.read_text(errors='replace')[-2000:]}"
 
     def kill(self, *nodes: str) -> None:
@@ -180,7 +180,7 @@ class UpgradeFleet(chaos.Fleet):
         self._drivers.append(Driver(version, self.env, self.root / f"driver-{version}.log"))
         return self._drivers[-1]
 
-    def cli(self, version: Version, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def cli(self, version: Version, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         command = version.cronium(*arguments)
         env = self.env | version.env
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)

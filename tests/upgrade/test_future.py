@@ -11,7 +11,7 @@ from tests.conftest import wait_until
 from tests.upgrade.fleet import Driver, DriverError, UpgradeFleet, UpgradeHost
 from tests.upgrade.versions import Version
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_what_a_host_cannot_read_waits_for_one_that_can(
     before = record(fleet, one["id"])
     host.start(new, "jobs", "agent", "beat")
     left = f"job {one['id']} is left to a worker of a newer version"
-    wait_until(lambda: left in host.log("jobs"), what="today's worker leaves it")
-    wait_until(lambda: record(fleet, one["id"]).get("note"), timeout_s=40, what="its record says why it waits")
+    wait_until(lambda: left in host.log("jobs"), timeout_s=60, what="today's worker leaves it")
+    wait_until(lambda: record(fleet, one["id"]).get("note"), timeout_s=120, what="its record says why it waits")
     after = record(fleet, one["id"])
     assert host.name in after["note"]
     assert {k: v for k, v in after.items() if before.get(k) != v}.keys() <= {"note", "seq", "sent_at"}
@@ -74,7 +74,9 @@ def test_what_a_host_cannot_read_waits_for_one_that_can(
     assert (status["status"], status["note"]) == ("pending", after["note"])
 
     host.replace(newer, "jobs")
-    wait_until(lambda: record(fleet, one["id"])["status"] == "completed", timeout_s=60, what="the newer worker runs it")
+    wait_until(
+        lambda: record(fleet, one["id"])["status"] == "completed", timeout_s=120, what="the newer worker runs it"
+    )
     assert driver("get", one["id"])["attempt"] == 1
     events = driver("follow", one["id"])
     assert [event["status"] for event in events if event["type"] == "status"] == [
@@ -91,9 +93,9 @@ def test_what_runs_when_its_host_is_downgraded_runs_again_in_a_newer_worker(
     one = job(host, "downgraded", label="x") | {"script": {"type": "bash", "content": "echo $CRONIUM_ATTEMPT; sleep 4"}}
     host.start(newer, "jobs", "agent", "beat")
     driver("submit", one)
-    wait_until(lambda: record(fleet, one["id"])["status"] == "running", timeout_s=30, what="it runs")
+    wait_until(lambda: record(fleet, one["id"])["status"] == "running", timeout_s=120, what="it runs")
     host.replace(new, "jobs", kill=True)
-    wait_until(lambda: record(fleet, one["id"])["status"] == "pending", timeout_s=60, what="it is taken back")
+    wait_until(lambda: record(fleet, one["id"])["status"] == "pending", timeout_s=120, what="it is taken back")
     host.replace(newer, "jobs")
-    wait_until(lambda: record(fleet, one["id"])["status"] == "completed", timeout_s=60, what="it runs again")
+    wait_until(lambda: record(fleet, one["id"])["status"] == "completed", timeout_s=120, what="it runs again")
     assert driver("get", one["id"])["attempt"] == 2

@@ -76,9 +76,10 @@ class Run:
     def long_job(self, host: UpgradeHost) -> str:
         """One that runs on this host, with a secret."""
         plan = self.plan(_LONG_LINES)
-        next(self.drivers)("submit", plan.job(host.queue) | {"secrets": {"TOKEN": "hunter2hunter2"}})
+        more = {"secrets": {"TOKEN": "hunter2hunter2"}, "priority": 9}
+        next(self.drivers)("submit", plan.job(host.queue) | more)
         self.history.submitted[plan.job_id] = True
-        wait_until(lambda: self.status(plan.job_id) == "running", timeout_s=60, what="the long job runs")
+        wait_until(lambda: self.status(plan.job_id) == "running", timeout_s=120, what="the long job runs")
         return plan.job_id
 
     def canvases(self) -> None:
@@ -102,13 +103,15 @@ class Run:
         job = self.long_job(host)
         self.canvases()
         host.replace(version, "jobs", kill=kill)
-        wait_until(lambda: f"job {job} is adopted" in host.log("jobs"), what=f"{job} is adopted by {version}")
+        wait_until(
+            lambda: f"job {job} is adopted" in host.log("jobs"), what=f"{job} is adopted by {version}", timeout_s=60
+        )
 
     def add_schedule(self) -> None:
         self.schedule = self.plan(3)
         job = self.schedule.job(QUEUE)
         del job["id"]
-        next(self.drivers)("add_schedule", {"name": self.schedule.job_id, "every": 2, "job": job})
+        next(self.drivers)("add_schedule", {"name": self.schedule.job_id, "every": 2, "overlap": "skip", "job": job})
 
     def note_scheduled(self) -> int:
         """Make the runs of the schedule a part of what is judged; returns how many there are."""
@@ -138,7 +141,7 @@ def test_hosts_are_upgraded_and_downgraded_one_after_the_other(
                 others = [node for node in NODES[1:] if node in host.running]
                 host.replace(version, *others)
                 fired = run.note_scheduled()
-                wait_until(lambda n=fired: run.note_scheduled() > n, timeout_s=60, what="the schedule runs")
+                wait_until(lambda n=fired: run.note_scheduled() > n, timeout_s=120, what="the schedule runs")
                 if "web" in others:
                     assert len(first.ask("/jobs?limit=50")) == 50
         next(run.drivers)("remove", run.schedule.job_id)

@@ -31,7 +31,7 @@ class Two:
         return self.fleet.records.look([job_id]).get(job_id, ("", ""))[0]
 
     def wait_for(self, job_id: str, *statuses: str) -> None:
-        wait_until(lambda: self.status(job_id) in statuses, timeout_s=60, what=f"{job_id} is {statuses}")
+        wait_until(lambda: self.status(job_id) in statuses, timeout_s=120, what=f"{job_id} is {statuses}")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ CASES: tuple[Callable[[Two, Driver, UpgradeHost], list[str]], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("of_worker", [0, 1], ids=["worker old", "worker new"])
 @pytest.mark.parametrize("of_producer", [0, 1], ids=["producer old", "producer new"])
 def test_jobs_of_each_version_run_on_the_other_and_are_read_by_both(two: Two, of_producer: int, of_worker: int) -> None:
@@ -141,7 +141,7 @@ def test_jobs_of_each_version_run_on_the_other_and_are_read_by_both(two: Two, of
                 assert (shown["status"], shown["result"]["job_id"]) == (results[0]["status"], job_id)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_the_command_line_of_each_version_reads_the_other(two: Two) -> None:
     for host, driver, version in zip(two.hosts, two.drivers, reversed(two.versions), strict=True):
         one = job(host, "echo out; exit 3")
@@ -158,7 +158,7 @@ def test_the_command_line_of_each_version_reads_the_other(two: Two) -> None:
         assert live >= {host.name for host in two.hosts}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(480)
 def test_schedules_of_each_version_are_read_by_the_other(two: Two) -> None:
     names = [f"s{next(_numbers)}-{two.fleet.name}" for _ in two.drivers]
     for name, driver, host in zip(names, two.drivers, two.hosts, strict=True):
@@ -174,5 +174,5 @@ def test_schedules_of_each_version_are_read_by_the_other(two: Two) -> None:
         return any(two.status(each) == "completed" for each in ids)
 
     for name, driver in zip(names, reversed(two.drivers), strict=True):
-        wait_until(lambda name=name: completed(name), timeout_s=60, what=f"{name} runs")
+        wait_until(lambda name=name: completed(name), timeout_s=120, what=f"{name} runs")
         driver("remove", name)
