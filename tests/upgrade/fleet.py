@@ -101,7 +101,7 @@ class UpgradeHost:
         command = {
             "jobs": [*worker, "--queues", f"{QUEUE},{self.queue}", "--concurrency", str(SLOTS)],
             "agent": worker,
-            "beat": [str(version.python), str(ROOT / "tests" / "chaos" / "beat.py")],
+            "beat": [str(version.python), "-m", "celery", "-A", "cronium_worker.app", "beat", "--loglevel", "INFO"],
             "web": version.cronium("web"),
         }[node]
         self._started += 1
