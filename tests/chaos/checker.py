@@ -325,7 +325,7 @@ class _Job:
         if got is None:
             if self.accepted:
                 yield Violation("celery", self.id, "get() has no result")
-        elif self.result is None or got != self.result.model_dump(mode="json"):
+        elif self.result is None or JobResult.model_validate(got) != self.result:
             yield Violation("celery", self.id, "get() and the record do not agree")
 
     @property
