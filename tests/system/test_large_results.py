@@ -16,7 +16,7 @@ from tests.own_redis import OwnRedis
 from tests.system.local_host import LocalHost
 from tests.system.test_web import served
 
-pytestmark = [pytest.mark.attack, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.attack, pytest.mark.timeout(400)]
 
 MIB = 1024 * 1024
 CONF = Path(__file__).parents[2] / "deploy" / "redis" / "cronium.conf"
@@ -24,7 +24,7 @@ CONF = Path(__file__).parents[2] / "deploy" / "redis" / "cronium.conf"
 CALLER = """
 import json, sys
 from cronium_worker import Job, execute_job
-result = execute_job.delay(Job.model_validate(json.load(sys.stdin))).get(timeout=90)
+result = execute_job.delay(Job.model_validate(json.load(sys.stdin))).get(timeout=240)
 files = {name: len(file["content"] or "") for name, file in result["output"]["files"].items()}
 output = result["output"]
 print(json.dumps({"id": result["job_id"], "data": len(output["data"]), "files": files, "notes": output["notes"]}))
@@ -68,7 +68,7 @@ class Place:
         }
         command = [sys.executable, "-c", CALLER]
         done = subprocess.run(
-            command, input=json.dumps(job), env=self.host.env, capture_output=True, text=True, timeout=120, check=False
+            command, input=json.dumps(job), env=self.host.env, capture_output=True, text=True, timeout=260, check=False
         )
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout)
@@ -95,7 +95,7 @@ def test_all_that_is_allowed_arrives(place: Place) -> None:
     assert result is not None
     assert sorted(result.output.files) == list("abcd")
     with served(place.redis.url) as address:
-        output = requests.get(f"{address}/jobs/{got['id']}", timeout=30).json()["result"]["output"]
+        output = requests.get(f"{address}/jobs/{got['id']}", timeout=90).json()["result"]["output"]
         assert output["data"] == "ä" * (4 * MIB - 1)
-        content = requests.get(f"{address}{output['files']['d']['url']}", timeout=30).content
+        content = requests.get(f"{address}{output['files']['d']['url']}", timeout=90).content
         assert len(content) == 8 * MIB
