@@ -23,7 +23,7 @@ from cronium_worker.fleet.oversight import Oversight
 from cronium_worker.fleet.store import ACTIVE_KEY, INDEX_KEY, Claim, epoch_ms, job_keys
 from cronium_worker.housekeeping import hosts, waiting_messages
 from cronium_worker.models import JobResult, LogSummary
-from cronium_worker.models.job import DEFAULT_QUEUE
+from cronium_worker.models.queues import DEFAULT_QUEUE
 from cronium_worker.recovery import Recovery
 from cronium_worker.tasks import store
 

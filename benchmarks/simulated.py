@@ -35,7 +35,8 @@ from cronium_worker.fleet.store import Claim, JobStore, Outcome, connect
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.housekeeping import waiting_messages
 from cronium_worker.models import JobResult, LogSummary, Metrics, Timings
-from cronium_worker.models.job import AGENT_NODE, DEFAULT_QUEUE, FLEET_QUEUE, HOST_QUEUE_PREFIX, JOBS_NODE
+from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
+from cronium_worker.models.queues import DEFAULT_QUEUE, FLEET_QUEUE, HOST_QUEUE_PREFIX
 from cronium_worker.policy import admit
 from cronium_worker.settings import get_settings
 from cronium_worker.tasks import make_store

@@ -7,6 +7,7 @@ from celery import Celery
 
 from cronium_worker.fleet.store import Outcome
 from cronium_worker.models import JobResult
+from cronium_worker.routing import use_own_transport
 
 
 class JobRunner(Protocol):
@@ -27,6 +28,7 @@ class CroniumApp(Celery):
     """The application; `runner` is set in a node that runs jobs, `agent` in one that keeps its host in order;
     `beat_soon`, in both, tells the fleet of this node at once."""
 
+    amqp_cls = "cronium_worker.routing:AMQP"
     runner: JobRunner | None = None
     agent: Housekeeper | None = None
     beat_soon: Callable[[], None] | None = None
@@ -35,6 +37,9 @@ class CroniumApp(Celery):
     def is_node(self) -> bool:
         """Whether this process takes the fleet's messages: what it sends on came in one."""
         return self.beat_soon is not None
+
+    def _connection(self, *args: Any, **options: Any) -> Any:
+        return use_own_transport(super()._connection(*args, **options))
 
 
 # Not the current app: a web application that imports this has a Celery app of its own.

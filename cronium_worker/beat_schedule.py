@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cronium_worker.models.job import FLEET_QUEUE
+from cronium_worker.models.queues import FLEET_QUEUE
 from cronium_worker.settings import Settings
 
 ON_EVERY_HOST = "cronium.on_every_host"

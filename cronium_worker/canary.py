@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 from cronium_worker.app import app
 from cronium_worker.broker import HIGHEST_PRIORITY, message_priority
 from cronium_worker.errors import BrokerUnavailable
-from cronium_worker.models.job import HOST_QUEUE_PREFIX
+from cronium_worker.models.queues import HOST_QUEUE_PREFIX
 from cronium_worker.settings import get_settings
 
 

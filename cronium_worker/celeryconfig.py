@@ -13,7 +13,7 @@ from cronium_worker.broker import broker_url as _broker_url
 from cronium_worker.broker import is_amqp as _is_amqp
 from cronium_worker.broker import result_backend as _result_backend
 from cronium_worker.broker import transport_options as _transport_options
-from cronium_worker.models.job import DEFAULT_QUEUE
+from cronium_worker.models.queues import DEFAULT_QUEUE
 from cronium_worker.models.result import with_ready_outputs as _with_ready_outputs
 from cronium_worker.settings import get_settings
 

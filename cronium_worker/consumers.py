@@ -13,6 +13,9 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from redis.exceptions import RedisError
 
 from cronium_worker.envelope import MAX_MESSAGE_BYTES, UNREADABLE, task_defect
+from cronium_worker.models.job import AGENT_NODE
+from cronium_worker.models.queues import check_fleet_queue, is_destination
+from cronium_worker.settings import get_settings
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +32,27 @@ class EagerConsumer(Consumer):
     show: it may be somebody's script. There is no place for such messages: they would have to be guarded like jobs.
     """
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Raises ValueError for a queue that is not one of jobs, or not of this fleet."""
+        super().__init__(*args, **options)
+        for name in self.app.amqp.queues.consume_from:
+            self._check_queue(name)
+
+    def _check_queue(self, name: str) -> None:
+        """Also of a worker that Celery's own command has started. The agent's are maintenance's."""
+        if not (self.hostname.startswith(f"{AGENT_NODE}@") and is_destination(name)):
+            check_fleet_queue(name, get_settings().queues)
+
+    def add_task_queue(self, queue: str, *_: Any, **__: Any) -> None:
+        """Also for the control command add_consumer, but without its exchange, which would name a key as well."""
+        try:
+            self._check_queue(queue)
+        except ValueError as error:
+            logger.error("queue not served: %s", error)  # noqa: TRY400 - no traceback: it is no fault of ours
+            return
+        super().add_task_queue(queue)
+
     def ensure_connected(self, conn: Any) -> Any:
-        if conn.transport_cls in ("redis", "rediss"):
-            conn.transport_cls = "cronium_worker.transport:Transport"
         conn.ensure_connection = partial(conn.ensure_connection, interval_step=1, interval_max=_LONGEST_PAUSE_S)
         return super().ensure_connected(conn)
 

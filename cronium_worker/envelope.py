@@ -4,25 +4,23 @@ Whoever can write to the broker can put anything there, and Celery takes much fo
 for one, takes a slot of its worker and never gives it back.
 """
 
-import re
 from binascii import Error as Base64Error
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from kombu.transport.virtual.base import Base64
 from kombu.utils.json import loads
 
+from cronium_worker.links import NO_TASK, is_group, is_id, links_defect
 from cronium_worker.models.fields import MIB
 
 # As it is in the broker. A whole job has 11 MiB at most, and 15 in the base64 of a message.
 MAX_MESSAGE_BYTES = 16 * MIB
-_NO_TASK = "not a task of Celery"
 _NO_MESSAGE = "not a message of Celery"
 # What parsing and kombu's own decoders of dates, numbers and the like raise over what they cannot read.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-# Of tasks and their groups; they are in log lines, and in keys of Redis.
-_ID = re.compile(r"[!-~]{1,255}")
-_OPTIONAL_IDS = ("root_id", "parent_id", "group", "shadow")
+_OPTIONAL_IDS = ("root_id", "parent_id", "shadow")
+_OPTIONAL_GROUPS = ("group", "taskset")  # protocol 1 has both
 _OPTIONAL_TEXTS = ("eta", "expires", "argsrepr", "kwargsrepr")
 
 
@@ -42,7 +40,8 @@ def message_defect(raw: bytes | str) -> str:
     if not (isinstance(message, Mapping) and isinstance(properties, Mapping) and isinstance(delivery, Mapping)):
         return _NO_MESSAGE
     headers = message.get("headers")
-    names = (properties.get("delivery_tag"), delivery.get("exchange"), delivery.get("routing_key"))
+    names = [properties.get("delivery_tag"), delivery.get("exchange"), delivery.get("routing_key")]
+    names += [properties[name] for name in ("correlation_id", "reply_to") if properties.get(name) is not None]
     if not (headers is None or isinstance(headers, Mapping)) or not all(isinstance(name, str) for name in names):
         return _NO_MESSAGE
     if headers and headers.get("compression"):
@@ -87,16 +86,20 @@ def task_defect(headers: Mapping[str, Any] | None, payload: object) -> str:
         canvas = {name: payload.get(name) for name in ("callbacks", "errbacks", "chord")}
         parts = [payload.get("args", []), payload.get("kwargs", {}), canvas]
     else:
-        return _NO_TASK
-    return "" if _is_about_a_task(about) and _are_parts(parts) else _NO_TASK
+        return NO_TASK
+    if not (_is_about_a_task(about) and _are_parts(parts)):
+        return NO_TASK
+    after = parts[2] or {}
+    return links_defect(*(after.get(name) for name in ("callbacks", "errbacks", "chain", "chord")))
 
 
 def _is_about_a_task(about: Mapping[str, Any]) -> bool:
     limits = about.get("timelimit")
     return (
         isinstance(about.get("task"), str)
-        and _is_id(about.get("id"))
-        and all(about.get(name) is None or _is_id(about[name]) for name in _OPTIONAL_IDS)
+        and is_id(about.get("id"))
+        and all(about.get(name) is None or is_id(about[name]) for name in _OPTIONAL_IDS)
+        and all(about.get(name) is None or is_group(about[name]) for name in _OPTIONAL_GROUPS)
         and all(isinstance(about.get(name), str | None) for name in _OPTIONAL_TEXTS)
         and isinstance(about.get("retries"), int | None)
         and isinstance(about.get("group_index"), int | None)
@@ -110,11 +113,7 @@ _NONE, _NUMBERS = type(None), (int, float)
 _TIME_LIMITS = [[soft, hard] for soft in (_NONE, *_NUMBERS) for hard in (_NONE, *_NUMBERS)]
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
-
-
-def _are_parts(parts: object) -> bool:
+def _are_parts(parts: object) -> TypeGuard[list[Any]]:
     """Arguments, keyword arguments, and what is to be done after the task."""
     if not isinstance(parts, list) or len(parts) != 3:
         return False
@@ -122,14 +121,5 @@ def _are_parts(parts: object) -> bool:
     if not (isinstance(arguments, list) and isinstance(keywords, dict) and isinstance(canvas, dict | None)):
         return False
     after = canvas or {}
-    chord = after.get("chord")
     lists = [after.get(name) for name in ("callbacks", "errbacks", "chain")]
-    if not all(isinstance(each, list | None) for each in lists):
-        return False
-    signatures = [signature for each in lists for signature in each or []]
-    return all(map(_is_signature, signatures if chord is None else [*signatures, chord]))
-
-
-def _is_signature(value: object) -> bool:
-    kinds = {"task": str, "args": list | None, "kwargs": dict | None, "options": dict | None}
-    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
+    return all(isinstance(each, list | None) for each in lists) and isinstance(after.get("chord"), dict | None)

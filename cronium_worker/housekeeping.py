@@ -6,7 +6,7 @@ nothing or kept a core busy: docs/architecture.md.)
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -19,8 +19,10 @@ from cronium_worker.beat_schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVE
 from cronium_worker.envelope import first_argument
 from cronium_worker.errors import BrokerUnavailable
 from cronium_worker.fleet.hosts import HostRegistry
+from cronium_worker.fleet.keys import BOOKKEEPING, Misfit, misfits, raise_others
 from cronium_worker.fleet.store import connect
-from cronium_worker.models.job import HOST_QUEUE_PREFIX
+from cronium_worker.models.fields import is_job_id
+from cronium_worker.models.queues import HOST_QUEUE_PREFIX
 from cronium_worker.recovery import Recovery
 from cronium_worker.settings import get_settings
 from cronium_worker.tasks import execute_job, store
@@ -65,6 +67,17 @@ def waiting_messages(queue: str) -> int:
             return 0
 
 
+def broken_keys(queues: Iterable[str]) -> list[Misfit]:
+    """The keys of a Redis broker that have another type than they have to have: of its bookkeeping, and of these
+    queues. Raises kombu and redis errors."""
+    with app.connection_or_acquire() as connection:
+        if connection.transport.driver_type != "redis":
+            return []
+        channel = connection.default_channel
+        with channel.conn_or_acquire() as redis:
+            return misfits(redis, [*BOOKKEEPING, *(key for queue in queues for key in channel.queue_keys(queue))])
+
+
 def line(queue: str) -> tuple[int, list[str]]:
     """How many messages a queue holds, and the jobs that are next. Raises BrokerUnavailable."""
     try:
@@ -85,8 +98,9 @@ def next_jobs(queue: str) -> list[str]:
         with channel.conn_or_acquire() as redis, redis.pipeline(transaction=False) as pipe:
             for priority in channel.priority_steps:
                 pipe.lindex(channel._q_for_pri(queue, priority), -1)
-            messages = pipe.execute()
-    arguments = map(first_argument, filter(None, messages))
+            messages = pipe.execute(raise_on_error=False)
+    raise_others(messages)
+    arguments = map(first_argument, (message for message in messages if isinstance(message, bytes)))
     return [job_id for job_id in arguments if isinstance(job_id, str)]
 
 
@@ -111,16 +125,24 @@ def recover_lost_jobs() -> None:
         logger.info("recovered: %s", ", ".join(f"{count} {what}" for what, count in sorted(done.items())))
 
 
-@app.task(name=CLEANUP, ignore_result=True)
+@app.task(name=CLEANUP, ignore_result=True, throws=(ValueError,))
 def cleanup_orphans(run: str | None = None, dry_run: bool = False) -> None:
     """Sweep the host whose agent takes this."""
+    _check_run(run)
     _agent().cleanup(run=run, dry_run=dry_run)
 
 
-@app.task(name=PREPULL, ignore_result=True)
+@app.task(name=PREPULL, ignore_result=True, throws=(ValueError,))
 def prepull_images(references: Sequence[str] | None = None, run: str | None = None) -> None:
     """Bring images to the host whose agent takes this: those named, else its own settings'."""
+    _check_run(run)
     _agent().prepull(references, run=run)
+
+
+def _check_run(run: object) -> None:
+    """Raises ValueError: it becomes a part of a key."""
+    if run is not None and not is_job_id(run):
+        raise ValueError("run: not the name of a run")
 
 
 def _agent() -> Any:

@@ -33,8 +33,9 @@ from cronium_worker.execution.runner import Runner
 from cronium_worker.execution.sandbox import CLEANUP_TIMEOUT_S, Host
 from cronium_worker.fleet.cancels import CancelListener
 from cronium_worker.fleet.heartbeat import Heartbeat
+from cronium_worker.fleet.keys import BOOKKEEPING
 from cronium_worker.fleet.oversight import Oversight
-from cronium_worker.housekeeping import hosts, send, waiting_messages
+from cronium_worker.housekeeping import broken_keys, hosts, send, waiting_messages
 from cronium_worker.intake import Intake
 from cronium_worker.janitor import Janitor
 from cronium_worker.models.formats import FORMAT
@@ -218,9 +219,11 @@ class JobsStep(_Node):
 
     def _messages(self) -> int:
         try:
+            if any(each.key in BOOKKEEPING for each in broken_keys(())):
+                return 0  # then nobody can be taking any
             return sum(map(waiting_messages, self._queues))
         except (OperationalError, KombuError, RedisError):
-            return 0  # then nobody can be taking any
+            return 0
 
     def beat(self) -> None:
         rooms = [found for found in map(room, self._places) if found is not None]

@@ -8,6 +8,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from cronium_worker.models import Job, Resources, ScriptType, formats
 from cronium_worker.models.job import PullPolicy
+from cronium_worker.models.queues import check_fleet_queue
 from cronium_worker.sealing import NO_KEY
 from cronium_worker.settings import OWN_NAMES, Settings
 
@@ -49,6 +50,11 @@ def with_known_fields(job: Job, hosts: Mapping[str, int]) -> Job:
     if errors:
         raise ValidationError.from_exception_data("Job", errors, hide_input=True)
     return formats.without(job, unknown) if unknown else job
+
+
+def refused(field: str, reason: str) -> ValidationError:
+    """The error for what stands beside a job: an option of its task."""
+    return ValidationError.from_exception_data("Job", [_refusal((field,), None, reason)], hide_input=True)
 
 
 def with_defaults(job: Job, settings: Settings) -> Job:
@@ -112,4 +118,9 @@ def _not_allowed(job: Job, settings: Settings) -> list[InitErrorDetails]:
     if mode not in _OWN_NETWORK_MODES and mode not in settings.allowed_networks:
         reason = f"{mode} is neither isolated, none, nor on this fleet's allow-list (CRONIUM_ALLOWED_NETWORKS)"
         errors.append(_refusal(("network", "mode"), mode, reason))
+    if job.queue is not None:
+        try:
+            check_fleet_queue(job.queue, settings.queues)
+        except ValueError as error:
+            errors.append(_refusal(("queue",), job.queue, str(error)))
     return errors

@@ -1,7 +1,8 @@
 """Whether the Redis of a fleet can keep its promise: looked at before a worker starts, and by `cronium doctor`."""
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,12 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
 
 from cronium_worker.errors import ConfigurationError
+from cronium_worker.fleet.hosts import HostRegistry
+from cronium_worker.fleet.keys import BOOKKEEPING, FLEET_KEYS, Misfit, misfits
 from cronium_worker.fleet.patience import will_pass
 from cronium_worker.fleet.store import connect
+from cronium_worker.models.job import JOBS_NODE
+from cronium_worker.models.queues import DEFAULT_QUEUE, FLEET_QUEUE, HOST_QUEUE_PREFIX
 from cronium_worker.settings import Settings, without_password
 
 logger = logging.getLogger(__name__)
@@ -25,6 +30,7 @@ redis.call('XADD', KEYS[2], '*', 'event', '')
 redis.call('PUBLISH', KEYS[1], time[1])
 redis.call('DEL', KEYS[1], KEYS[2])
 """
+_OF_HOSTS = ("cronium:{hosts}:index", "cronium:{hosts}:drained")
 _CANARY_KEYS = ("cronium:{canary}", "cronium:{canary}:events")
 
 
@@ -58,6 +64,29 @@ def look(redis: "Redis") -> RedisServer:
         memory_limit_bytes=info.get("maxmemory"),
         append_only=None if append_only is None else bool(append_only),
     )
+
+
+def broken_keys(redis: "Redis") -> list[Misfit]:
+    """Keys of another type than they have to have: of the broker and its queues, the fleet, its hosts and schedules. Of
+    jobs' own keys, the logs of workers tell. Raises redis errors."""
+    found = misfits(redis, [*BOOKKEEPING, *FLEET_KEYS])
+    broken = {each.key for each in found}
+    read: tuple[tuple[str, Callable[[str], Any]], ...] = (
+        ("cronium:{hosts}:index", redis.smembers),
+        ("cronium:queues", lambda key: redis.zrange(key, 0, -1)),
+        ("cronium:beat::schedule", lambda key: redis.zrange(key, 0, -1)),
+    )
+    hosts, waiting, entries = ([] if key in broken else list(map(str, names(key))) for key, names in read)
+    host_keys = [f"cronium:{{hosts}}:host:{host}" for host in hosts]
+    found += misfits(redis, [*host_keys, *entries])
+    queues = {DEFAULT_QUEUE, FLEET_QUEUE, *waiting, *(HOST_QUEUE_PREFIX + host for host in hosts)}
+    if broken.isdisjoint(_OF_HOSTS):
+        views = HostRegistry(redis, host_ttl_s=math.inf).hosts()
+        queues.update(*(view.nodes[JOBS_NODE]["queues"] for view in views if JOBS_NODE in view.nodes))
+    lists = [f"{queue}{end}" for queue in queues for end in ("", *(f":{step}" for step in range(1, 10)))]
+    exchanges = (*queues, "celery.pidbox", "reply.celery.pidbox", "celeryev")
+    bindings = [f"_kombu.{kind}.{name}" for kind in ("binding", "binding_permanent") for name in exchanges]
+    return [*found, *misfits(redis, [*lists, *bindings, "_kombu.binding_deadlines"])]
 
 
 def remedy(error: RedisError | OSError, setting: str) -> str:

@@ -9,9 +9,11 @@ every worker needs a moment to renew.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 
 from cronium_worker.fleet.hosts import HostRegistry, HostView, Report
+from cronium_worker.fleet.keys import BrokenKey
 from cronium_worker.fleet.oversight import Oversight, Standing
 from cronium_worker.fleet.store import FIRST_LOOK_S, JobStore
 from cronium_worker.models import ErrorInfo
@@ -118,8 +120,9 @@ class Recovery:
             self._resend(job_id, "ended", done)
 
     def _resend(self, job_id: str, why: str, done: Counter[str]) -> None:
-        self._send(job_id)
-        done[why] += 1
+        with suppress(BrokenKey):  # of one queue: it is looked at again
+            self._send(job_id)
+            done[why] += 1
 
 
 def _too_old(standing: Standing, views: Iterable[HostView]) -> str:

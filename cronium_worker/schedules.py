@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from redbeat import RedBeatSchedulerEntry
 from redbeat.decoder import RedBeatJSONEncoder
-from redbeat.schedulers import ensure_conf, get_redis
+from redbeat.schedulers import REDBEAT_REDIS_KEY, ensure_conf, get_redis
 
 from cronium_worker.app import app
 from cronium_worker.errors import (
@@ -34,10 +34,11 @@ from cronium_worker.errors import (
     SecretsUnreadable,
     validation_message,
 )
+from cronium_worker.fleet.keys import BrokenKey, NamingRedis
 from cronium_worker.models import TERMINAL, Job
 from cronium_worker.models.formats import is_from_newer
-from cronium_worker.models.job import DEFAULT_QUEUE
-from cronium_worker.models.schedule import JobSchedule
+from cronium_worker.models.queues import DEFAULT_QUEUE
+from cronium_worker.models.schedule import JobSchedule, is_name
 from cronium_worker.models.timetable import Timetable
 from cronium_worker.policy import admit
 from cronium_worker.settings import get_settings
@@ -93,6 +94,19 @@ class Entry(RedBeatSchedulerEntry):
     """RedBeat's entry; of a user's schedule, its own times. `defect`: why its definition cannot be used here, if so."""
 
     defect = ""
+
+    is_broken = False
+
+    @classmethod
+    def from_key(cls, key: str, app: Any = None) -> "Entry":
+        """Raises KeyError. An entry whose key is of another type is never due: it must not keep others from theirs."""
+        try:
+            return super().from_key(key, app=app)  # type: ignore[no-any-return]
+        except BrokenKey:
+            name = key.removeprefix(cls.generate_key(app, ""))
+            entry = cls(name=name, task=execute_job.name, schedule=60, enabled=False, app=app)
+            entry.is_broken = True
+            return entry
 
     def plan(self) -> _Plan | None:
         """None: it is no user's schedule, or cannot be used, which the log says."""
@@ -172,7 +186,7 @@ def add(schedule: JobSchedule | Mapping[str, Any]) -> ScheduleView:
         pipe.delete(entry.key)
         _save(pipe, entry)
 
-    _redis().transaction(write, entry.key)
+    connect().transaction(write, entry.key)
     return get(schedule.name)
 
 
@@ -198,13 +212,13 @@ def get(name: str) -> ScheduleView:
 
 def schedules() -> list[ScheduleView]:
     """All of them, by name."""
-    keys = [key for key in _redis().zrange(_index(), 0, -1) if key.startswith(Entry.generate_key(app, _PREFIX))]
+    keys = [key for key in connect().zrange(_index(), 0, -1) if key.startswith(Entry.generate_key(app, _PREFIX))]
     names = sorted(key.removeprefix(Entry.generate_key(app, _PREFIX)) for key in keys)
     views = []
     for name in names:
         try:
             views.append(get(name))
-        except ScheduleNotFound:  # removed meanwhile
+        except (ScheduleNotFound, BrokenKey):  # removed meanwhile; told in the log
             continue
     return views
 
@@ -212,7 +226,7 @@ def schedules() -> list[ScheduleView]:
 def beat_leads() -> bool:
     """Whether there is a beat that fires what is due. One that has died counts for up to 20 seconds."""
     ensure_conf(app)
-    return bool(_redis().exists(app.redbeat_conf.lock_key))
+    return bool(connect().exists(app.redbeat_conf.lock_key))
 
 
 def _switch(name: str, *, on: bool) -> ScheduleView:
@@ -292,8 +306,11 @@ def _submit(plan: _Plan, due: datetime) -> str:
 # ---- Redis
 
 
-def _redis() -> Any:
+def connect() -> Any:
+    """RedBeat's client for this process: one that names a broken key."""
     ensure_conf(app)
+    if getattr(app, REDBEAT_REDIS_KEY, None) is None:
+        setattr(app, REDBEAT_REDIS_KEY, NamingRedis.from_url(app.redbeat_conf.redis_url, decode_responses=True))
     return get_redis(app)
 
 
@@ -303,16 +320,18 @@ def _index() -> str:
 
 
 def _entry(name: str) -> Entry:
-    ensure_conf(app)
+    connect()
     try:
+        if not is_name(name):
+            raise KeyError(name)
         entry: Entry = Entry.from_key(Entry.generate_key(app, _PREFIX + name), app=app)
     except KeyError:
-        raise ScheduleNotFound(f"no schedule {name}: see `cronium schedule ls`") from None
+        raise ScheduleNotFound(f"no schedule {ascii(name)[1:-1][:80]}: see `cronium schedule ls`") from None
     return entry
 
 
 def _fired(entry: Entry) -> Fired:
-    stored = json.loads(_redis().hget(entry.key, "fired") or "{}")
+    stored = json.loads(connect().hget(entry.key, "fired") or "{}")
     known = {each.name for each in fields(Fired)}  # a newer version may have written more
     return Fired(**{name: value for name, value in stored.items() if name in known})
 
@@ -325,7 +344,7 @@ def _if_there(entry: Entry, write: Any) -> None:
             pipe.multi()
             write(pipe, entry)
 
-    _redis().transaction(checked, entry.key)
+    connect().transaction(checked, entry.key)
 
 
 def _save(pipe: Any, entry: Entry) -> None:

@@ -27,7 +27,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from cronium_worker.errors import ConfigurationError, validation_message
 from cronium_worker.models.fields import MIB, ImageReference, Size, is_image
-from cronium_worker.models.job import PullPolicy, Resources, ScriptType
+from cronium_worker.models.job import PullPolicy, QueueName, Resources, ScriptType
 from cronium_worker.models.reference import HUB, canonical_registry, is_registry, named_registry
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
@@ -115,9 +115,9 @@ def _registry_prefix(value: str) -> str:
     return value
 
 
-def _key_list(value: object) -> object:
+def _listed(value: object) -> object:
     """Written with commas between them."""
-    return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _keys(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -127,7 +127,7 @@ def _keys(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     return values
 
 
-_Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_key_list), AfterValidator(_keys)]
+_Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_keys)]
 
 
 def is_loopback(address: str) -> bool:
@@ -363,6 +363,9 @@ class Settings(BaseSettings):
     pull_policy: PullPolicy = "if-not-present"
     allowed_images: tuple[str, ...] = ()
     allowed_networks: tuple[str, ...] = ()
+    queues: Annotated[tuple[QueueName, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        default=(), description="the queues of jobs besides cronium.jobs; with none here, a job may name any"
+    )
     defaults: Annotated[Resources, BeforeValidator(_numbers)] = Resources()
     maxima: Maxima = Maxima()
     security: Security = Security()

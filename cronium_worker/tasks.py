@@ -11,6 +11,7 @@ from uuid import uuid4
 from celery import Task
 from celery.app.task import Context
 from celery.exceptions import Ignore
+from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 from redis.exceptions import NoPermissionError, RedisError
 
@@ -26,12 +27,14 @@ from cronium_worker.errors import (
 )
 from cronium_worker.fleet.events import now_iso, shortened
 from cronium_worker.fleet.hosts import HostRegistry
+from cronium_worker.fleet.keys import BrokenKey
 from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.links import NO_TASK, is_group, is_id, links_defect
 from cronium_worker.models import ErrorInfo, Job, JobResult, formats
 from cronium_worker.models.fields import JOB_ID_PATTERN
-from cronium_worker.models.job import DEFAULT_QUEUE
+from cronium_worker.models.queues import DEFAULT_QUEUE, check_fleet_queue, is_queue
 from cronium_worker.models.workflow import On, following, hindrance, not_taken
-from cronium_worker.policy import admit, with_known_fields
+from cronium_worker.policy import admit, refused, with_known_fields
 from cronium_worker.settings import get_settings
 from cronium_worker.signing import is_signed
 
@@ -88,9 +91,14 @@ def as_hosts_read(job: Job, queue: str | None) -> Job:
 
 
 def _register(
-    data: Job | Mapping[str, Any], task_id: str | None, canvas: Mapping[str, Any], *, is_accepted: bool = False
+    data: Job | Mapping[str, Any],
+    task_id: str | None,
+    canvas: Mapping[str, Any],
+    queue: str | None = None,
+    *,
+    is_accepted: bool = False,
 ) -> tuple[Job, str, str]:
-    """Check a job and write its record. Returns the job, its task id and its queue.
+    """Check a job and write its record. Returns the job, its task id and its queue: the given one before the job's own.
 
     The job is kept as it was given: the worker fills in the defaults of its own fleet. Its secrets may be encrypted.
     `is_accepted`: a producer has checked it against the hosts; if one has become too old since, the job waits.
@@ -98,12 +106,36 @@ def _register(
     """
     job = _parse(data, task_id)
     admit(job, get_settings())
+    if defect := _canvas_defect(canvas):
+        raise refused("link", defect)
     task_id = task_id or job.id
-    queue = job.queue or DEFAULT_QUEUE
+    queue = queue or job.queue or DEFAULT_QUEUE
     if not is_accepted:
         job = as_hosts_read(job, queue)
     store().register(job, task_id=task_id, queue=queue, message=canvas)
     return job, task_id, queue
+
+
+def _canvas_defect(canvas: Mapping[str, Any]) -> str:
+    """Why what stands around a task in Celery's canvas must not be used; empty: it may be."""
+    ids = ("root_id", "parent_id")
+    if not all(is_id(canvas[name]) for name in ids if canvas.get(name) is not None):
+        return NO_TASK
+    if canvas.get("group_id") is not None and not is_group(canvas["group_id"]):
+        return NO_TASK
+    return links_defect(*(canvas.get(name) for name in ("link", "link_error", "chain", "chord")))
+
+
+def _chosen_queue(options: Mapping[str, Any]) -> str | None:
+    """The queue that the task's options name. Raises pydantic.ValidationError."""
+    for name in ("exchange", "routing_key"):
+        if options.get(name):
+            raise refused(name, "name a queue instead: the job's field queue, or the option queue")
+    queue = getattr(options.get("queue"), "name", options.get("queue"))
+    try:
+        return check_fleet_queue(queue, get_settings().queues) if queue is not None else None
+    except ValueError as error:
+        raise refused("queue", str(error)) from None
 
 
 def _parse(data: Job | Mapping[str, Any], task_id: str | None) -> Job:
@@ -220,6 +252,7 @@ class JobTask(Task):
                 raise TypeError(_ONE_ARGUMENT)
             if on and not before:
                 raise TypeError("on: only a job that is given the result before it can depend on that: workflows.then")
+            queue = _chosen_queue(options)
             data = store().signer.unwrap(data, required=self.app.is_node)
             if before:
                 previous = _previous(before[0])
@@ -228,13 +261,12 @@ class JobTask(Task):
                 why_not = hindrance(on, previous) if on and isinstance(previous, JobResult) else ""
                 if why_not:
                     return self._fail(_leave_out(data, why_not), task_id, canvas)
-            job, task_id, queue = _register(data, task_id, canvas, is_accepted=self.app.is_node)
+            job, task_id, queue = _register(data, task_id, canvas, queue, is_accepted=self.app.is_node)
         except (TypeError, JobNotFound, *_REFUSALS) as error:
             if not self.app.is_node:
                 raise
             return self._fail(_refuse(arguments[-1] if arguments else None, task_id, error), task_id, canvas)
-        options.setdefault("queue", queue)
-        return self._send(job.id, job.script.type, job.priority, task_id=task_id, **options)
+        return self._send(job.id, job.script.type, job.priority, task_id=task_id, **(options | {"queue": queue}))
 
     def _fail(self, result: JobResult, task_id: str | None, canvas: Mapping[str, Any]) -> Any:
         """The end of a task for Celery, and of what was to follow it, without a message."""
@@ -260,12 +292,19 @@ class JobTask(Task):
     def send_again(self, job_id: str) -> None:
         """Send the message of a registered job once more, if it has use for one. Raises kombu and redis errors."""
         sending = store().sending(job_id)
-        if sending is not None:
-            canvas = {"root_id": sending.task_id} | sending.message
-            self._send(
-                job_id, sending.type, sending.priority, task_id=sending.task_id, queue=sending.queue,
-                add_to_parent=False, **canvas,
-            )  # fmt: skip
+        if sending is None:
+            return
+        canvas = {name: value for name, value in sending.message.items() if name in _CANVAS}
+        queue = sending.queue or DEFAULT_QUEUE
+        defect = _canvas_defect(canvas) if is_queue(queue) else f"queue: {ascii(queue)[:80]} is not allowed"
+        if defect:
+            # Written by an older version, or by another program: the message only brings the end of the job.
+            store().give_up(job_id, host=get_settings().host_name, reason=defect)
+            queue, canvas = DEFAULT_QUEUE, {}
+        self._send(
+            job_id, sending.type, sending.priority, task_id=sending.task_id, queue=queue, add_to_parent=False,
+            **{"root_id": sending.task_id} | canvas,
+        )  # fmt: skip
 
     def _send(self, job_id: str, script_type: str, priority: int, **options: Any) -> Any:
         options |= {
@@ -273,7 +312,12 @@ class JobTask(Task):
             "argsrepr": f"{job_id} {script_type}",
             "kwargsrepr": "{}",
         }
-        return super().apply_async((job_id,), {}, **options)
+        try:
+            return super().apply_async((job_id,), {}, **options)
+        except OperationalError as error:
+            if isinstance(error.__cause__, BrokenKey):
+                raise error.__cause__ from None
+            raise
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Celery has the result now. (Not called when the task was ignored.)"""

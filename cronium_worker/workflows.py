@@ -93,7 +93,7 @@ def _steps(record: Mapping[str, str]) -> list[StepView]:
 
 def _following(after: str, links: list[Any]) -> Iterator[StepView]:
     for link in links:
-        options = link["options"]
+        options = link.get("options") or {}
         if "on" in options:
             job = link["args"][0]
             metadata = _metadata(job["job"]) if is_signed(job) else job.get("metadata", {})

@@ -17,9 +17,10 @@ from cronium_worker.cli import hardening
 from cronium_worker.cli.finding import Finding
 from cronium_worker.cli.printing import one_line
 from cronium_worker.errors import BrokerUnavailable, CroniumError
+from cronium_worker.fleet.keys import REMEDY
 from cronium_worker.fleet.store import connect
 from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
-from cronium_worker.preflight import RedisServer, look, redis_addresses, remedy
+from cronium_worker.preflight import RedisServer, broken_keys, look, redis_addresses, remedy
 from cronium_worker.settings import Settings, get_settings, without_password
 
 if TYPE_CHECKING:
@@ -37,11 +38,13 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         try:
             with connect(address, retries=0) as redis:
                 server = look(redis)
+                broken = broken_keys(redis)
         except (RedisError, OSError) as error:
             yield Finding(part, f"{shown}: {error}", remedy(error, name))
             continue
         yield Finding(part, f"{shown}, version {server.version or 'not told'}: writes, runs scripts")
         yield from _keeping(part, server)
+        yield from (Finding(f"{part} keys", str(each), REMEDY) for each in broken)
 
 
 def _keeping(part: str, server: RedisServer) -> Iterator[Finding]:

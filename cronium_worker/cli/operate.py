@@ -2,13 +2,15 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from cronium_worker.cli.printing import echo
 from cronium_worker.credentials import Process, keep
-from cronium_worker.models.job import AGENT_NODE, DEFAULT_QUEUE, FLEET_QUEUE, HOST_QUEUE_PREFIX, JOBS_NODE
+from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
+from cronium_worker.models.queues import DEFAULT_QUEUE, FLEET_QUEUE, HOST_QUEUE_PREFIX, check_fleet_queue
 from cronium_worker.settings import get_settings, override
 
 # A node keeps its own credentials alone.
@@ -31,7 +33,7 @@ def worker(concurrency: int | None, queues: str | None, node: str | None) -> Non
     keep(*_KEPT.get(node, ("jobs", "agent")))
     settings = get_settings() if concurrency is None else override(concurrency=concurrency)
     slots = settings.concurrency
-    served = queues or DEFAULT_QUEUE
+    served = _checked(queues or DEFAULT_QUEUE, settings.queues)
     if node is None:
         raise click.exceptions.Exit(_both_nodes(slots, served))
     arguments = {
@@ -46,6 +48,14 @@ def worker(concurrency: int | None, queues: str | None, node: str | None) -> Non
     from cronium_worker.worker import serve
 
     serve(f"{node}@{settings.host_name}", arguments[node])
+
+
+def _checked(queues: str, allowed: Sequence[str]) -> str:
+    """Refuses before any process is started."""
+    try:
+        return ",".join(check_fleet_queue(name.strip(), allowed) for name in queues.split(","))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--queues") from None
 
 
 def _both_nodes(slots: int, queues: str) -> int:

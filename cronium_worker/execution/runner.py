@@ -21,7 +21,7 @@ from cronium_worker.execution.signals import ActiveJobs
 from cronium_worker.fleet.events import now_iso, progress_body, shortened
 from cronium_worker.fleet.store import Claim, JobStore, Outcome
 from cronium_worker.models import ErrorInfo, JobResult, LogSummary, Output, ScriptType
-from cronium_worker.models.job import DEFAULT_QUEUE
+from cronium_worker.models.queues import DEFAULT_QUEUE
 from cronium_worker.policy import DEATH_BUDGET, FAULT_BUDGET
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from cronium_worker.fleet.keys import BrokenKey
 from cronium_worker.fleet.store import JobStore
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,9 @@ class CancelListener:
             try:
                 with self._store.cancels() as pubsub:
                     self._listen(pubsub)
-            except (RedisError, OSError):
-                logger.warning("no cancels are heard: Redis does not answer")
+            except (RedisError, OSError) as error:
+                if not isinstance(error, BrokenKey):  # of that the log says more
+                    logger.warning("no cancels are heard: Redis does not answer")
                 self._stopped.wait(LOOK_EVERY_S)
 
     def _listen(self, pubsub: Any) -> None:

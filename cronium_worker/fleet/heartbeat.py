@@ -3,8 +3,11 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from redis.exceptions import RedisError
+
+from cronium_worker.fleet.keys import BrokenKey
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +23,9 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """The first beat is made before this returns, and its errors are raised."""
-        self._beat()
+        """The first beat is made before this returns, and its errors are raised, but for that of a broken key."""
+        with suppress(BrokenKey):
+            self._beat()
         self._thread.start()
 
     def soon(self) -> None:
@@ -43,6 +47,8 @@ class Heartbeat:
                 return
             try:
                 self._beat()
+            except BrokenKey:
+                continue  # the log says which
             except (RedisError, OSError):
                 logger.warning("no heartbeat: Redis does not answer")
             except Exception:

@@ -6,6 +6,7 @@ A host is a hash with, for each of its nodes, the last report (`jobs`, `agent`: 
 """
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -16,6 +17,8 @@ from typing import Any, Literal, cast
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
+from cronium_worker.fleet.keys import raise_others
+from cronium_worker.models.fields import is_job_id
 from cronium_worker.models.formats import OLDEST
 from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
 
@@ -27,8 +30,14 @@ _PREFIX = "cronium:{hosts}"
 _INDEX_KEY = f"{_PREFIX}:index"
 _DRAINED_KEY = f"{_PREFIX}:drained"
 # A host that has been gone for longer is forgotten; whether it is drained is not.
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _HOST_TTL_S = 7 * 24 * 3600
 _ANSWERS_TTL_S = 3600
+
+
+def is_host(name: object) -> bool:
+    """Whether it is a name that a host may have: those of the setting HOST_NAME."""
+    return isinstance(name, str) and _HOST.fullmatch(name) is not None
 
 
 def _host_key(host: str) -> str:
@@ -36,6 +45,9 @@ def _host_key(host: str) -> str:
 
 
 def _answers_key(run: str) -> str:
+    """Raises ValueError: the name of a run comes in a message."""
+    if not is_job_id(run):
+        raise ValueError("a run is named with letters, digits, - and _")
     return f"{_PREFIX}:run:{run}"
 
 
@@ -100,14 +112,16 @@ class HostRegistry:
 
     def hosts(self) -> list[HostView]:
         """All hosts of the last days, by name."""
-        names = sorted(cast("set[str]", self._redis.smembers(_INDEX_KEY)))
+        names = sorted(filter(is_host, cast("set[str]", self._redis.smembers(_INDEX_KEY))))
+        drained = self.drained()
+        seconds, microseconds = self._redis.time()
+        now_s = seconds + microseconds / 1e6
         with self._redis.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.hgetall(_host_key(name))
-            pipe.smembers(_DRAINED_KEY)
-            pipe.time()
-            *rows, drained, (seconds, microseconds) = pipe.execute()
-        now_s = seconds + microseconds / 1e6
+            rows = pipe.execute(raise_on_error=False)
+        raise_others(rows)
+        rows = [{} if isinstance(row, Exception) else row for row in rows]
         forgotten = [name for name, row in zip(names, rows, strict=True) if not row]
         if forgotten:
             with suppress(NoPermissionError):  # of somebody who may only read

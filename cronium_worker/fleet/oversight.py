@@ -1,14 +1,18 @@
 """Jobs as others than their worker see them: who holds a job and for how long, and taking it from who is gone."""
 
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from cronium_worker.fleet.events import now_iso, progress_body, status_body
+from cronium_worker.fleet.keys import fields_of
 from cronium_worker.fleet.store import ACTIVE_KEY, INDEX_KEY, JobStore, epoch_ms, record_key
 from cronium_worker.models import TERMINAL, ErrorInfo, FinalStatus, JobResult, LogSummary
+from cronium_worker.models.fields import is_job_id
 from cronium_worker.models.formats import OLDEST
+from cronium_worker.models.queues import is_queue
 
 _PRUNE_COUNT = 1000
 _SUSPECTS_KEY = "cronium:suspects"
@@ -81,12 +85,13 @@ class Oversight:
     def standing(self, job_ids: Sequence[str]) -> dict[str, Standing]:
         """Where the jobs are; one without a record is left out."""
         names = (*_FIELDS, *_COUNTS, "cancel", "created_at", "started_at", "image")
+        seconds, microseconds = self._redis.time()
+        now_ms = seconds * 1000 + microseconds // 1000
+        job_ids = list(filter(is_job_id, job_ids))
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hmget(record_key(job_id), names)
-            pipe.time()
-            *rows, (seconds, microseconds) = pipe.execute()
-        now_ms = seconds * 1000 + microseconds // 1000
+            rows = fields_of(pipe, names)
         records = {job_id: dict(zip(names, row, strict=True)) for job_id, row in zip(job_ids, rows, strict=True)}
         return {job_id: _standing(record, now_ms) for job_id, record in records.items() if record["status"]}
 
@@ -177,10 +182,15 @@ class Oversight:
     def newest_taken(self) -> dict[tuple[str, int], int]:
         rows = cast("dict[str, str]", self._redis.hgetall(_NEWEST_TAKEN_KEY))
         parts = {name: name.rpartition("|") for name in rows}
-        return {(queue, int(priority)): int(rows[name]) for name, (queue, _, priority) in parts.items()}
+        return {
+            (queue, int(priority)): int(rows[name])
+            for name, (queue, _, priority) in parts.items()
+            if re.fullmatch(r"[0-9]", priority)
+        }
 
     def note_queues(self, queues: Collection[str]) -> None:
         """Jobs wait in these."""
+        queues = set(filter(is_queue, queues))
         if queues:
             now_s = int(time.time())
             with self._redis.pipeline(transaction=False) as pipe:
@@ -190,7 +200,8 @@ class Oversight:
 
     def queues(self, count: int) -> list[str]:
         """Those in which jobs have waited in the last day, whether anybody serves them or not: the newest."""
-        return cast("list[str]", self._redis.zrange(_QUEUES_KEY, 0, count - 1, desc=True))
+        names = cast("list[str]", self._redis.zrange(_QUEUES_KEY, 0, count - 1, desc=True))
+        return list(filter(is_queue, names))
 
     def backlog(self) -> Backlog:
         """What there is to look after, whatever the number of jobs."""

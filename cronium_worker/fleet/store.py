@@ -33,9 +33,11 @@ from cronium_worker.fleet.events import (
     stored_bytes,
     whole,
 )
+from cronium_worker.fleet.keys import BrokenKey, NamingRedis, fields_of, raise_others
 from cronium_worker.fleet.patience import Patience
 from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Script, formats
-from cronium_worker.models.job import DEFAULT_QUEUE
+from cronium_worker.models.fields import is_job_id
+from cronium_worker.models.queues import DEFAULT_QUEUE
 from cronium_worker.models.result import with_ready_outputs
 from cronium_worker.sealing import SecretBox
 from cronium_worker.signing import Signer
@@ -93,6 +95,9 @@ def in_pieces(text: bytes) -> list[bytes]:
 
 
 def record_key(job_id: str) -> str:
+    """Raises JobNotFound for what is no id: no text of a caller's is put into a key."""
+    if not is_job_id(job_id):
+        raise JobNotFound(f"no job {ascii(job_id)[:80]}: unknown id, or its record has expired")
     return f"cronium:job:{{{job_id}}}"
 
 
@@ -114,7 +119,7 @@ def connect(
 
     The read timeout must be longer than any blocking read: it is how a dead link is noticed.
     """
-    return Redis.from_url(
+    return NamingRedis.from_url(
         url,
         decode_responses=True,
         retry=Patience(retries, on_error),
@@ -339,7 +344,7 @@ class JobStore:
             with self.redis.pipeline(transaction=False) as pipe:
                 for job_id in ids:
                     pipe.hmget(record_key(job_id), names)
-                rows = [dict(zip(names, values, strict=True)) for values in pipe.execute()]
+                rows = [dict(zip(names, values, strict=True)) for values in fields_of(pipe, names)]
             gone = [job_id for job_id, row in zip(ids, rows, strict=True) if row["id"] is None]
             if gone:
                 try:
@@ -436,6 +441,12 @@ class JobStore:
         """Say in the record and in an event why no worker takes a pending job. False: it is said already."""
         return bool(self.run("explain", job_id, note, progress_body(note).json))
 
+    def give_up(self, job_id: str, *, host: str, reason: str) -> None:
+        """End a job that is pending, and that no worker can be sent."""
+        claim = self.claim(job_id, host=host)
+        if isinstance(claim, Claim):
+            self._finish_unreadable(claim, reason)
+
     def _finish_unreadable(self, claim: Claim, reason: str) -> None:
         result = JobResult(
             job_id=claim.job.id,
@@ -455,7 +466,7 @@ class JobStore:
                 settled = time.monotonic() - claim.taken_s >= SETTLED_LEASES * self._lease_ms / 1000
                 arguments: list[str | int] = [claim.token, self._lease_ms, "1" if settled else ""]
                 self._scripts["renew"](keys=job_keys(claim.job.id), args=arguments, client=pipe)
-            pipe.execute()
+            raise_others(pipe.execute(raise_on_error=False))
 
     def write(self, claim: Claim, bodies: Sequence[Body], fields: Mapping[str, str | int] = {}) -> bool:
         """Append events and set fields of the record, together. True: a cancel has been asked for.
@@ -524,7 +535,8 @@ class JobStore:
         """How many jobs have ended since the fleet's first, by status, type of script (empty: unknown), and type of
         error (empty: none)."""
         rows = cast("dict[str, str]", self.redis.hgetall(ENDED_KEY))
-        return {cast("tuple[str, str, str]", tuple(name.split("|"))): int(count) for name, count in rows.items()}
+        parts = [(name.split("|"), int(count)) for name, count in rows.items()]
+        return {(key[0], key[1], key[2]): count for key, count in parts if len(key) == 3}
 
     def retry(
         self, claim: Claim, message: str, *, delay_s: float = 0, fault: bool = False, failure: bool = False
@@ -539,7 +551,8 @@ class JobStore:
 
     def look_at(self, job_id: str, *, in_s: float) -> None:
         """When somebody has to look after the job next."""
-        self.redis.zadd(ACTIVE_KEY, {job_id: epoch_ms(now_iso()) + int(in_s * 1000)})
+        with suppress(BrokenKey):  # then nobody can; the log says so
+            self.redis.zadd(ACTIVE_KEY, {job_id: epoch_ms(now_iso()) + int(in_s * 1000)})
 
     def cancels(self) -> Any:
         """A subscription to the ids of jobs that are to end (redis.client.PubSub)."""
@@ -552,7 +565,7 @@ class JobStore:
         with self.redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hmget(record_key(job_id), "cancel", "status")
-            rows = pipe.execute()
+            rows = fields_of(pipe, ("cancel", "status"))
         return {job_id for job_id, (cancel, status) in zip(job_ids, rows, strict=True) if cancel or status in TERMINAL}
 
 

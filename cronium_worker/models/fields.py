@@ -12,6 +12,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+_JOB_ID = re.compile(JOB_ID_PATTERN)
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ENVIRONMENT_VALUE_MAX_BYTES = 64 * KIB
 ENVIRONMENT_MAX_BYTES = 512 * KIB
@@ -27,6 +28,10 @@ _IMAGE = re.compile(
     r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
     re.ASCII,
 )
+
+
+def is_job_id(value: object) -> bool:
+    return isinstance(value, str) and _JOB_ID.fullmatch(value) is not None
 
 
 def parse_size(value: object) -> object:

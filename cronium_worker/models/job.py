@@ -32,15 +32,15 @@ from cronium_worker.models.fields import (
     json_bytes,
     limited_json,
 )
+from cronium_worker.models.queues import QUEUE_PATTERN, check_queue
 
 ScriptType = Literal["bash", "python", "node"]
 PullPolicy = Literal["if-not-present", "always", "never"]
 RetryCause = Literal["failed", "timeout"]
 
+QueueName = Annotated[str, AfterValidator(check_queue), Field(json_schema_extra={"pattern": QUEUE_PATTERN})]
+
 SCRIPT_MAX_BYTES = MIB
-DEFAULT_QUEUE = "cronium.jobs"
-HOST_QUEUE_PREFIX = "cronium.host."
-FLEET_QUEUE = "cronium.fleet"  # housekeeping that any one agent does for all
 JOBS_NODE, AGENT_NODE = "jobs", "agent"  # a host's two nodes: jobs@<host>, agent@<host>
 
 
@@ -83,12 +83,6 @@ def _working_directory(value: str) -> str:
 def _host_name(value: str) -> str:
     if not value or len(value) > 253 or not all(c.isascii() and (c.isalnum() or c in "-._") for c in value):
         raise ValueError(f"{value[:80]!r} is not a host name")
-    return value
-
-
-def _queue(value: str) -> str:
-    if value.startswith(HOST_QUEUE_PREFIX) or value == FLEET_QUEUE:
-        raise ValueError(f"{FLEET_QUEUE} and names that begin with {HOST_QUEUE_PREFIX} are for maintenance only")
     return value
 
 
@@ -158,7 +152,7 @@ class Job(Model):
     network: Network = Field(default_factory=Network)
     retry: Retry = Field(default_factory=Retry)
     priority: Annotated[int, Field(strict=True, ge=0, le=9)] = 5
-    queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"), AfterValidator(_queue)] | None = None
+    queue: QueueName | None = None
     metadata: Annotated[dict[str, str], limited_json(64 * KIB)] = Field(default_factory=dict)
 
     @field_validator("secrets")

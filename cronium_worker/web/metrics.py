@@ -13,7 +13,8 @@ from cronium_worker.fleet.hosts import HostView
 from cronium_worker.fleet.oversight import Oversight
 from cronium_worker.housekeeping import hosts, line
 from cronium_worker.models import TERMINAL, ErrorType
-from cronium_worker.models.job import AGENT_NODE, DEFAULT_QUEUE, JOBS_NODE, ScriptType
+from cronium_worker.models.job import AGENT_NODE, JOBS_NODE, ScriptType
+from cronium_worker.models.queues import DEFAULT_QUEUE
 from cronium_worker.tasks import store
 
 # Queues are named by jobs: so many are told of, those that hosts serve first.

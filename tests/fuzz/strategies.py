@@ -10,6 +10,7 @@ from cronium_worker.models.fields import KIB, MIB
 
 # Lone surrogates among them: JSON may have them as \ud800.
 any_text = st.text(max_size=30) | st.text(st.characters(categories=["Cs", "Cc", "Cf", "Zl", "Zp"]), max_size=8)
+RESERVED_QUEUES = ("cronium.fleet", "a b", "unacked", "_kombu.binding.x", "celery-task-meta-x", "cronium:jobs", "q\n")
 _numbers = (
     st.integers()
     | st.sampled_from([2**63, 2**64, -(2**63), 0, -1, 10**9, 86401])
@@ -76,9 +77,36 @@ _job = st.fixed_dictionaries(
         ),
         "retry": _part(max_attempts=st.integers(0, 101), delay=_seconds, on=st.lists(st.just("failed"), max_size=2)),
         "priority": st.integers(-1, 10),
-        "queue": st.sampled_from([None, "reports", "cronium.fleet", "a b"]),
+        "queue": st.sampled_from([None, "reports", *RESERVED_QUEUES]),
         "metadata": st.dictionaries(any_text, any_text, max_size=3),
     },
+)
+
+_OPTIONS = (
+    "queue",
+    "exchange",
+    "routing_key",
+    "task_id",
+    "group_id",
+    "priority",
+    "expires",
+    "reply_to",
+    "link",
+    "chain",
+)
+_queues = st.sampled_from(["reports", "celery", *RESERVED_QUEUES])
+links = st.recursive(
+    st.fixed_dictionaries(
+        {"task": st.just("t")}, optional={"options": st.dictionaries(st.sampled_from(_OPTIONS), _leaves)}
+    ),
+    lambda inner: st.fixed_dictionaries(
+        {"task": st.sampled_from(["t", "celery.group"])},
+        optional={
+            "kwargs": st.fixed_dictionaries({"tasks": st.lists(inner, max_size=2)}),
+            "options": st.fixed_dictionaries({}, optional={"queue": _queues, "link": st.lists(inner, max_size=2)}),
+        },
+    ),
+    max_leaves=5,
 )
 
 _execution = _part(

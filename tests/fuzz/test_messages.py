@@ -13,13 +13,14 @@ from pydantic import ValidationError
 
 from cronium_worker import tasks
 from cronium_worker.engine.spec import SandboxSpec, container_config
+from cronium_worker.envelope import task_defect
 from cronium_worker.errors import JobFailed, validation_message
 from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.models import Job
 from cronium_worker.policy import admit
 from cronium_worker.settings import Settings
 from tests.fuzz.profile import FUZZ
-from tests.fuzz.strategies import any_job, any_orchestrated, any_text, anything
+from tests.fuzz.strategies import RESERVED_QUEUES, any_job, any_orchestrated, any_text, anything, links
 from tests.fuzz.strict import is_one_line, strict
 
 SECRET = "fuzzed-secret-4711"
@@ -116,6 +117,19 @@ def test_any_message_is_registered_or_refused(
         found = all_of(store)
         store.redis.flushdb()
     assert SECRET not in found
+
+
+@FUZZ
+@given(links | anything, st.sampled_from(["callbacks", "errbacks", "chain", "chord"]), st.booleans())
+def test_links_are_refused_or_name_no_key(link: Any, place: str, old: bool) -> None:
+    about = {"task": "cronium.execute_job", "id": "a"}
+    after = {place: link if place == "chord" else [link]}
+    payload = about | {"args": [], "kwargs": {}} | after if old else [[], {}, after]
+    if task_defect(None if old else about, payload) or (old and place == "chain"):
+        return
+    text = json.dumps(link, default=str)
+    assert not any(f'"queue": {json.dumps(name)}' in text for name in RESERVED_QUEUES)
+    assert '"exchange"' not in text.replace('"exchange": null', "")
 
 
 @FUZZ

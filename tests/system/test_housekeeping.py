@@ -18,7 +18,7 @@ from cronium_worker.app import app
 from cronium_worker.beat_schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVER
 from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import connect
-from cronium_worker.models.job import FLEET_QUEUE
+from cronium_worker.models.queues import FLEET_QUEUE
 from tests.conftest import wait_until
 from tests.own_redis import OwnRedis, own_redis
 from tests.recorder import Recorder

@@ -13,7 +13,10 @@ from redis import Redis
 
 from cronium_worker.app import app
 from cronium_worker.canary import ask_queue
+from cronium_worker.envelope import first_argument
 from cronium_worker.fleet.store import connect
+from cronium_worker.models import Job, Script
+from cronium_worker.tasks import execute_job, store
 from tests.conftest import wait_until
 from tests.system.local_host import LocalHost
 
@@ -143,3 +146,87 @@ def test_control_commands_and_events_that_are_none(host: LocalHost, redis: Redis
     assert takes_messages(host)
     assert worker.process.poll() is None
     assert worker.stop() == 0
+
+
+# ---- what a message names must not be a key of others
+
+
+def far_away(**properties: Any) -> bytes:
+    """A job for next year, which a worker keeps unacknowledged until it ends."""
+    message = json.loads(envelope(CALL, {"eta": "2099-01-01T00:00:00+00:00"}))
+    message["properties"] |= properties
+    return json.dumps(message).encode()
+
+
+HOSTILE = {
+    "a key as its queue": far_away(delivery_info={"exchange": "", "routing_key": "unacked_mutex"}),
+    "control commands": far_away(delivery_info={"exchange": "celery.pidbox", "routing_key": "unacked"}),
+    "another's tag": far_away(delivery_tag="tag", priority=10**400),
+    "the same tag": far_away(delivery_tag="tag", priority="unacked"),
+}
+LINKS: dict[str, dict[str, Any]] = {
+    "queue": {"queue": "unacked", "priority": 0},
+    "exchange": {"exchange": "celery.pidbox", "routing_key": "x"},
+    "group": {"group_id": "a.j"},
+    "connection": {"connection": "redis://127.0.0.1:1"},
+}
+
+
+@pytest.mark.attack
+@pytest.mark.timeout(180)
+def test_a_message_that_names_keys_of_the_broker(host: LocalHost, redis: Redis) -> None:
+    """Given messages that name kombu's keys as their queue, in links, and for a reply; then no such key is written to,
+    a neighbour's job ends as ever, and what was not run goes back to its own queue."""
+    worker = host.start(node="jobs", concurrency=2, CRONIUM_LEASE_TTL="60")
+    redis.rpush(host.queue, *HOSTILE.values())
+    for name, options in LINKS.items():
+        canvas = CANVAS | {"callbacks": [{"task": "cronium.canary", "options": options}]}
+        redis.lpush(host.queue, envelope([["nosuchjob"], {}, canvas]))
+        assert takes_messages(host), name
+    assert worker.log.read_text().count("message refused: a link has the option ") == len(LINKS)
+
+    number = redis.connection_pool.connection_kwargs["db"]
+    command: dict[str, Any] = {"method": "ping", "arguments": {}, "destination": None, "ticket": uuid4().hex}
+    for routing_key in ("unacked", "unacked_index", "celery-task-meta-planted", "cronium:planted"):
+        reply_to = {"exchange": "", "routing_key": routing_key}
+        text = json.dumps(command | {"reply_to": reply_to}).encode()
+        redis.publish(f"/{number}.celery.pidbox", envelope(text, exchange="celery.pidbox"))
+    wait_until(lambda: app.control.ping(destination=[f"jobs@{host.name}"], timeout=1), what="an answer after that")
+    neighbour = host.submit("true")
+    wait_until(lambda: host.status(neighbour) == "completed", what="a neighbour's job")
+    wait_until(lambda: redis.hlen("unacked") == len(HOSTILE), what="each is kept under a tag of its own")
+    assert worker.stop() == 0
+
+    restored = [redis.lpop(key) for key in redis.scan_iter(f"{host.queue}*") for _ in range(redis.llen(key))]
+    assert len(restored) == len(HOSTILE)
+    types = {"unacked": "hash", "unacked_index": "zset", "unacked_mutex": "string"}
+    assert {key: redis.type(key) for key in types}.items() <= {(k, t) for k, v in types.items() for t in (v, "none")}
+    assert not redis.exists("celery-task-meta-planted", "cronium:planted", "unacked:0")
+    assert not list(redis.scan_iter("unacked*:*"))
+    redis.delete(host.queue)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("queue", "message"),
+    [
+        ("unacked", {}),
+        ("_kombu.binding.celery", {}),
+        ("reports", {"link": [{"task": "x", "options": {"queue": "unacked"}}]}),
+        ("reports", {"chord": {"task": "x", "options": {"exchange": "celery.pidbox"}}}),
+    ],
+)
+def test_a_record_of_an_older_version_is_not_sent_to_a_key(redis: Redis, queue: str, message: dict[str, Any]) -> None:
+    """It ends as failed; a message to a queue of jobs brings its end to whoever waits for it."""
+    job = Job(script=Script(type="bash", content="true"))
+    store().register(job, task_id=job.id, queue=queue, message=message)
+    before = {key: redis.type(key) for key in ("unacked", "unacked:4", "_kombu.binding.celery", "reports", "reports:4")}
+    execute_job.send_again(job.id)
+    result = store().result(job.id)
+    assert result is not None
+    assert result.error is not None
+    assert (result.status, result.error.type) == ("failed", "validation")
+    assert {key: redis.type(key) for key in before} == before
+    sent = redis.lrange("cronium.jobs:4", 0, -1)
+    assert [first_argument(each) for each in sent].count(job.id) == 1
+    redis.lrem("cronium.jobs:4", 0, next(each for each in sent if first_argument(each) == job.id))

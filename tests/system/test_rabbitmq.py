@@ -10,7 +10,7 @@ from amqp import Connection
 from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import JobResult
-from cronium_worker.models.job import HOST_QUEUE_PREFIX
+from cronium_worker.models.queues import HOST_QUEUE_PREFIX
 from cronium_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.own_rabbitmq import OwnRabbitMQ

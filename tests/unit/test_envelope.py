@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from cronium_worker.envelope import MAX_MESSAGE_BYTES, message_defect, task_defect
+from cronium_worker.transport import set_origin
 
 SIGNATURE = {"task": "t", "args": [], "kwargs": {}, "options": {}}
+CHORD = {
+    "task": "celery.chord",
+    "subtask_type": "chord",
+    "kwargs": {"header": [SIGNATURE], "body": SIGNATURE, "kwargs": {}},
+    "options": {"task_id": "x"},
+}
 ABOUT = {"task": "cronium.execute_job", "id": "a1", "root_id": "a1", "retries": 0, "timelimit": [None, None]}
 OLD = {"task": "cronium.execute_job", "id": "a1", "args": ["a1"], "kwargs": {}}
 NO_TASK, NO_MESSAGE = "not a task of Celery", "not a message of Celery"
@@ -16,6 +23,10 @@ NO_TASK, NO_MESSAGE = "not a task of Celery", "not a message of Celery"
 
 def parts(*arguments: Any, **canvas: Any) -> list[Any]:
     return [list(arguments), {}, canvas]
+
+
+def link(**options: Any) -> dict[str, Any]:
+    return SIGNATURE | {"options": options}
 
 
 def raw(**changed: Any) -> bytes:
@@ -31,6 +42,10 @@ def raw(**changed: Any) -> bytes:
         (ABOUT, parts("a1")),
         (ABOUT | {"timelimit": [1.5, 2], "group": "g", "expires": "2030-01-01T00:00:00"}, parts({"script": {}})),
         (ABOUT, parts("a1", callbacks=[SIGNATURE], errbacks=None, chain=[SIGNATURE], chord=SIGNATURE)),
+        (ABOUT, parts("a1", callbacks=[link(queue="celery", priority=3, task_id="x", expires=5, group_id="g-1")])),
+        (ABOUT, parts("a1", callbacks=[link(queue="team-a.reports", link=[link()], link_error=[], chain=None)])),
+        (ABOUT, parts("a1", callbacks=[link(on="always", stamped_headers=["tenant"], tenant="a", headers={"a": 1})])),
+        (ABOUT, parts("a1", chord=CHORD)),
         (None, OLD),
         ({}, OLD | {"callbacks": [SIGNATURE]}),
     ],
@@ -50,6 +65,9 @@ def test_a_message_as_producers_send_it(headers: dict[str, Any] | None, payload:
         ("id", "a" * 256),
         ("root_id", [1]),
         ("group", {}),
+        ("group", "a.j"),
+        ("group", "a*"),
+        ("taskset", "a.t"),
         ("shadow", "a\n[2026] forged"),
         ("retries", "x"),
         ("timelimit", "ab"),
@@ -123,3 +141,78 @@ def test_a_message_is_taken_up_to_its_size_and_not_parsed_beyond() -> None:
 )
 def test_a_message_that_is_none(message: bytes, said: str) -> None:
     assert message_defect(message) == said
+
+
+DEEP_LINK: dict[str, Any] = link(queue="unacked")
+for _ in range(20_000):
+    DEEP_LINK = link(link=[DEEP_LINK])
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "signature",
+    [
+        link(queue="unacked"),
+        link(queue="_kombu.binding.celery"),
+        link(queue="celery.pidbox"),
+        link(queue="cronium.fleet"),
+        link(queue="cronium.host.h"),
+        link(queue={"name": "unacked"}),
+        link(exchange="celery.pidbox"),
+        link(routing_key="unacked"),
+        link(connection="redis://elsewhere"),
+        link(producer={}),
+        link(declare=[]),
+        link(serializer="pickle"),
+        link(compression="gzip"),
+        link(priority=10**400),
+        link(priority=True),
+        link(priority="9"),
+        link(task_id="a b"),
+        link(task_id=["a"]),
+        link(group_id="a.j"),
+        link(reply_to={"exchange": ""}),
+        link(retry_policy=5),
+        link(exchange="x", stamped_headers=["exchange"]),
+        link(unknown=1),
+        link(link={"task": "x", "options": {"queue": "unacked"}}),
+        link(link_error=[link(exchange="x")]),
+        link(chain=[link(queue="unacked")]),
+        link(chord=link(queue="unacked")),
+        link(link="x"),
+        {"task": "celery.group", "kwargs": {"tasks": [link(queue="unacked")]}},
+        {"task": "x", "subtask_type": "chain", "kwargs": {"tasks": [link(queue="unacked")]}},
+        CHORD | {"kwargs": {"header": {"task": "celery.group", "kwargs": {"tasks": [link(exchange="x")]}}}},
+        CHORD | {"kwargs": {"body": link(queue="unacked")}},
+        DEEP_LINK,
+    ],
+    ids=lambda value: str(value)[:60] if value is not DEEP_LINK else "deep",
+)
+def test_a_link_that_names_what_is_not_its_own(signature: dict[str, Any]) -> None:
+    for place in ("callbacks", "errbacks", "chain", "chord"):
+        value = signature if place == "chord" else [SIGNATURE, signature]
+        assert task_defect(ABOUT, parts("a1", **{place: value})).startswith(("a link has the option '", NO_TASK))
+        if place != "chain":
+            assert task_defect(None, OLD | {place: value})
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("name", ["correlation_id", "reply_to"])
+@pytest.mark.parametrize("value", [5, ["a"], {"exchange": "", "routing_key": "unacked"}])
+def test_a_property_of_another_type(name: str, value: Any) -> None:
+    properties = {"delivery_info": {"exchange": "", "routing_key": "q"}, "delivery_tag": "t", name: value}
+    assert message_defect(raw(properties=properties)) == NO_MESSAGE
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("priority", [None, "9", 10**400, float("inf"), -5, True, {}, 7])
+def test_what_a_message_says_of_its_way_is_not_believed(priority: Any) -> None:
+    """Kombu restores it to the queue that it names, at the priority that it names, in the place of another's tag."""
+    info = {"exchange": "celery.pidbox", "routing_key": "unacked", "redelivered": True, "x": 1}
+    message = {"properties": {"delivery_info": info, "delivery_tag": "another's", "priority": priority}}
+    set_origin(message, "reports")
+    properties: dict[str, Any] = message["properties"]
+    assert properties["delivery_info"] == {"exchange": "", "routing_key": "reports", "redelivered": True}
+    assert len(properties.pop("delivery_tag")) == 36
+    assert type(properties["priority"]) is int
+    assert properties["priority"] == (priority if type(priority) is int else 0)
