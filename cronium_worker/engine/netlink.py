@@ -1,7 +1,7 @@
 """Network links, as the kernel is asked to make them: rtnetlink(7), with the numbers of linux/if_link.h.
 
-Written by hand for its cost: the nine messages for a container take 0.9 ms of CPU. With pyroute2 0.9.7 they took
-7.5 ms, and the import took 0.3 s and 25 MB.
+Written by hand for its cost: connecting a container takes 1.4 ms of CPU in all. With pyroute2 0.9.7 the messages alone
+took 7.5 ms, and the import took 0.3 s and 25 MB.
 """
 
 import ctypes
