@@ -24,7 +24,7 @@ from tests.upgrade.versions import Version
 _SETTLE_S = 120
 # Longer than a worker needs to be replaced, so that each replacement leaves a script that runs.
 _LONG_LINES = 120
-_END_MARK = re.compile("\x1e[0-9a-f]{32}\x1e$")
+_END_MARK = re.compile("\x1e([0-9a-f]{32}\x1e?)?$")  # its last character may be an event of its own
 _seeds = itertools.count(11)
 
 
@@ -53,6 +53,7 @@ class Run:
         finally:
             load.stop()
             collect(self.fleet, self.history)
+            self._forget_others()
             self._forget_marks()
             for host in self.hosts:
                 host.stop(*host.running)
@@ -60,6 +61,13 @@ class Run:
             for witness in witnesses:
                 witness.stop()
                 self.history.runs += [run for run in witness.runs() if run.job_id]
+
+    def _forget_others(self) -> None:
+        """Leave out the jobs of other tests on this Redis. Those of this run have its seed in their ids."""
+        own = (f"{self.fleet.name}-own{self.history.seed}-", f"{self.fleet.name}-load{self.history.seed}-")
+        for found in (self.history.records, self.history.events, self.history.celery):
+            for job_id in [each for each in found if not each.startswith(own)]:
+                del found[job_id]
 
     def _forget_marks(self) -> None:
         """Take out the mark of a container that an older version has adopted: it knows only the one of before."""
