@@ -142,6 +142,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     Masker(("prepared",)).text("prepared")
+    with suppress(OSError):
+        # Where the kernel shares the processor between sessions, a process's own priority counts within its session.
+        Path("/proc/self/autogroup").write_text(str(_NICE))
     with socket.socket(fileno=int(sys.argv[1])) as worker:
         while True:
             data, descriptors, *_ = socket.recv_fds(worker, 1, 1)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import psutil
 import pytest
@@ -118,6 +119,8 @@ def test_the_process_has_no_key_and_no_descriptor_of_the_worker(
         assert len([name for name in names if name.startswith("socket:")]) == 1
         assert not [line for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines() if "redis" in line]
     assert of_the_job().nice() >= psutil.Process().nice() + 10 or of_the_job().nice() == 19
+    autogroup = Path(f"/proc/{of_the_job().pid}/autogroup")
+    assert not autogroup.exists() or autogroup.read_text().split() in ([], [ANY, "nice", "10"])
 
 
 def test_what_it_has_loaded_is_not_the_fleets() -> None:
