@@ -7,7 +7,6 @@ from celery import Celery
 
 from cronium_worker.fleet.store import Outcome
 from cronium_worker.models import JobResult
-from cronium_worker.routing import use_own_transport
 
 
 class JobRunner(Protocol):
@@ -37,9 +36,6 @@ class CroniumApp(Celery):
     def is_node(self) -> bool:
         """Whether this process takes the fleet's messages: what it sends on came in one."""
         return self.beat_soon is not None
-
-    def _connection(self, *args: Any, **options: Any) -> Any:
-        return use_own_transport(super()._connection(*args, **options))
 
 
 # Not the current app: a web application that imports this has a Celery app of its own.

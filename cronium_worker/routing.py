@@ -7,6 +7,7 @@ add_consumer. Each of these comes through here.
 from typing import Any
 
 from celery.app import amqp
+from kombu import connection
 
 from cronium_worker.models.queues import check_queue, is_destination
 
@@ -19,12 +20,16 @@ class Queues(amqp.Queues):  # type: ignore[misc]
         super().__setitem__(name, queue)
 
 
+class Connection(connection.Connection):
+    def get_transport_cls(self) -> Any:
+        """To Redis by `transport`. The connection's address stays as it was given: Flower and the log show it."""
+        if self.transport_cls in ("redis", "rediss"):
+            from cronium_worker.transport import Transport
+
+            return Transport
+        return super().get_transport_cls()  # type: ignore[no-untyped-call]
+
+
 class AMQP(amqp.AMQP):  # type: ignore[misc]
+    Connection = Connection
     queues_cls = Queues
-
-
-def use_own_transport(connection: Any) -> Any:
-    """Have a connection to Redis use `transport`, whatever it is for."""
-    if connection.transport_cls in ("redis", "rediss"):
-        connection.transport_cls = "cronium_worker.transport:Transport"
-    return connection

@@ -58,8 +58,8 @@ class Bench:
         job = self.register(**fields)
         self.take(job)
         wait_until(lambda: self.runner.pool_count().leaving == 0, what="nothing left of the job")
-        result = self.store.result(job.id)
-        assert isinstance(result, JobResult)
+        # As its caller reads it: to the worker a large result is a mark.
+        result = JobResult.model_validate_json(self.store.record(job.id)["result"])
         return Ran(job, result, list(self.store.events(job.id)))
 
     def take(self, job: Job) -> None:

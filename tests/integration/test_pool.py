@@ -121,7 +121,7 @@ def test_it_has_saved_the_processor_time_of_one_period(
     v2 = "cut -d' ' -f1 /sys/fs/cgroup/cpu.max; cat /sys/fs/cgroup/cpu.max.burst"
     content = f"hostname; cat {files} 2>/dev/null || ({v2})"
     bench = warm()
-    names = {container.id[:12] for container in waiting()}
+    names = {container.labels["cronium.sandbox"][:12] for container in waiting()}
 
     ran = bench.run(script={"type": "bash", "content": content}, resources={"cpu": cpu})
 

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from docker.types import Mount
 
 from cronium_worker import execute_job
 from cronium_worker.fleet.hosts import HostRegistry, HostView
@@ -18,6 +19,7 @@ from cronium_worker.fleet.store import JobStore, connect
 from cronium_worker.models import Job
 from cronium_worker.settings import Settings
 from cronium_worker.tasks import store
+from cronium_worker.workspace import create
 from tests.conftest import wait_until
 from tests.integration.scripts import says
 from tests.registry import PASSWORD, USERNAME, RegistryServer, push_image, running_registry
@@ -168,8 +170,8 @@ class Planted:
         }
         self.others = {
             self._container(self._job(JobStore(jobs.redis, result_ttl_s=600, lease_ttl_s=600)), running=True),
-            self._container({"cronium.fleet": "another"}, running=True),
-            self._container({"cronium.fleet": ""}, running=False),
+            self._container({"cronium.fleet": "another"}, running=True, is_own=False),
+            self._container({"cronium.fleet": ""}, running=False, is_own=False),
         }
         self.orphan_workspace = self._workspace(age_s=60)
 
@@ -184,23 +186,36 @@ class Planted:
         jobs.claim(job.id, host=self._host.host_name)
         return {"cronium.job.id": job.id, "cronium.job.attempt": "1"}
 
-    def _container(self, labels: dict[str, str], *, running: bool) -> str:
+    def _container(self, labels: dict[str, str], *, running: bool, is_own: bool = True) -> str:
+        """`is_own`: it has the control directory of its sandbox, as one that a worker has made."""
         env = self._host.env
+        sandbox = uuid4().hex
         own = {
             "cronium.fleet": env["CRONIUM_FLEET"],
             "cronium.host": env["CRONIUM_HOST_NAME"],
-            "cronium.sandbox": uuid4().hex,
+            "cronium.sandbox": sandbox,
         }
+        mounts = []
+        if is_own:
+            control = create(self._sandboxes().parent, sandbox, uid=1000, gid=1000).control
+            mounts.append(Mount("/run/cronium", str(control), type="bind", read_only=True))
         container = self._host.client.containers.create(
-            IMAGE, ["sleep", "600"], labels={k: v for k, v in (own | labels).items() if v}, network_mode="none"
+            IMAGE,
+            ["sleep", "600"],
+            labels={k: v for k, v in (own | labels).items() if v},
+            network_mode="none",
+            mounts=mounts,
         )
         if running:
             container.start()
         return str(container.name)
 
-    def _workspace(self, *, age_s: float) -> Path:
+    def _sandboxes(self) -> Path:
         env = self._host.env
-        path = self._host.base_path / f"{env['CRONIUM_FLEET']}@{env['CRONIUM_HOST_NAME']}" / "sandboxes" / uuid4().hex
+        return self._host.base_path / f"{env['CRONIUM_FLEET']}@{env['CRONIUM_HOST_NAME']}" / "sandboxes"
+
+    def _workspace(self, *, age_s: float) -> Path:
+        path = self._sandboxes() / uuid4().hex
         (path / "data").mkdir(parents=True)
         os.utime(path, (time.time() - age_s,) * 2)
         return path
@@ -229,7 +244,7 @@ def test_exactly_the_orphans_are_gone_on_both_hosts_one_sweep_later(fleet: Rig) 
             assert each.young_workspace.exists()
             report = answered[host.host_name]
             removed = {kind: count for kind, count in report["removed"].items() if kind != "records"}
-            assert removed == {"containers": 3, "workspaces": 1, "networks": 0, "images": 0}
+            assert removed == {"containers": 3, "workspaces": 4, "networks": 0, "images": 0}
             assert (report["young"], report["failed"]) == (2, {})
             each.remove()
 

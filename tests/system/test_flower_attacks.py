@@ -111,6 +111,7 @@ def test_it_holds_no_credentials_of_others(redis_url: str, tmp_path: Path) -> No
         "CRONIUM_FLOWER__PASSWORD": LOGIN[1],
     }
     with running(redis_url, tmp_path / "log", **given) as flower:
+        assert flower.get("/tasks", login=True).status_code == 200  # it handles signals by now
         environment = Path(f"/proc/{flower.pid}/environ").read_text()
     assert LOGIN[1] in environment
     assert "page.example" in environment
