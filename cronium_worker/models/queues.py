@@ -12,7 +12,7 @@ sources name:
 - celery.app.defaults: `celery` (the queue of other applications), `celeryev*`, `celeryresults`, `celery_delayed_*`;
 - redbeat.schedulers: `redbeat:*` where no prefix is set; ours is `cronium:beat:`;
 - RabbitMQ: `amq.*`;
-- this package: `cronium:*`, `cronium.host.*`, `cronium.fleet`, and names that later versions may need.
+- this package: `cronium:*`, `cronium.host.*`, `cronium.fleet`, and names that look like these or the default queue.
 """
 
 import re
@@ -25,7 +25,10 @@ FOREIGN_QUEUE = "celery"  # Celery's default queue: of other applications on the
 
 QUEUE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 _FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
-_RESERVED = re.compile(r"(?:unacked|celery|chord-|redbeat|amq\.|cronium).*|.*\.pidbox", re.IGNORECASE | re.ASCII)
+_RESERVED = re.compile(
+    r"(?:unacked|celery|chord-|redbeat|amq\.|cronium\.(?:fleet|host|jobs)).*|cronium|.*\.pidbox",
+    re.IGNORECASE | re.ASCII,
+)
 _REPLIES = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,255}\.reply\.celery\.pidbox", re.ASCII)
 _EXAMPLE = "choose another, like reports or team-a.reports"
 

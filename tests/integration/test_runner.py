@@ -301,7 +301,9 @@ def test_fifty_megabytes_are_cut_at_the_cap_and_the_status_is_kept(bench: Bench)
     assert (ran.result.status, ran.result.exit_code) == ("failed", 5)
     assert ran.result.log.truncated
     assert (ran.result.log.bytes, ran.result.log.lines) == (50_000_000, 500_000)
-    assert ran.text("stdout") == (line * (cap // 100 + 1))[:cap]
+    kept = ran.text("stdout")
+    assert (line * (cap // 100 + 1)).startswith(kept)
+    assert 0.97 * cap < len(kept) <= cap  # what is counted is the JSON of events: a line's end is two bytes there
 
 
 def test_half_a_million_lines_arrive_complete_and_in_order(make_bench: Callable[..., Bench]) -> None:

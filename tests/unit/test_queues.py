@@ -27,14 +27,28 @@ from cronium_worker.settings import Settings, load_settings
 from cronium_worker.transport import Channel
 from cronium_worker.workflows import then
 
-GOOD = ["cronium.jobs", "reports", "gpu", "team-a.reports", "q", "q" * 128, "A_1", "my.celery", "chords", "amqp", "0"]
+GOOD = [
+    "cronium.jobs",
+    "reports",
+    "cronium-x",
+    "gpu",
+    "team-a.reports",
+    "q",
+    "q" * 128,
+    "A_1",
+    "my.celery",
+    "chords",
+    "amqp",
+    "0",
+    "cronium.gpu",
+]
 RESERVED = [
     "unacked", "unacked_index", "unacked_mutex", "UNACKED", "unacked.x",
     "celery", "Celery", "celeryev", "celeryev.1234", "celery.pidbox", "celeryresults", "celery_delayed_27",
     "celery-task-meta-1234", "celery-taskset-meta-1234", "celery-taskset-meta-1234.j", "chord-unlock-1234",
     "jobs.celery.pidbox", "reply.celery.pidbox", "1234.reply.celery.pidbox", "x.PIDBOX",
     "amq.gen-1234", "amq.direct", "redbeat", "redbeat.schedule",
-    "cronium", "cronium.fleet", "cronium.host.x", "cronium.jobs2", "Cronium.jobs", "CRONIUM.FLEET", "cronium-x",
+    "cronium", "cronium.fleet", "cronium.host.x", "cronium.jobs2", "Cronium.jobs", "CRONIUM.FLEET", "cronium.hosts",
 ]  # fmt: skip
 FORMLESS = [
     "", " ", "_kombu.binding.celery", "_kombu.binding_deadlines", "_x", ".x", "-x", "/0.celery.pidbox", "q\n", "q ",
