@@ -21,8 +21,9 @@ def engine_pid(engine: Engine) -> int | None:
         connection.connect(engine.socket_path)
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid: int = _CREDENTIALS.unpack(raw)[0]
-        namespace(pid).stat()  # not without the right to look into that process
-        return pid
+        if pid:  # 0: of another PID namespace
+            namespace(pid).stat()  # not without the right to look into that process
+            return pid
     return None
 
 
