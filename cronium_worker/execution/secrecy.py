@@ -4,6 +4,7 @@ import pickle
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import Any
 
 from cronium_worker.errors import OutputError
@@ -30,17 +31,14 @@ _QUICK = Limits(
     entries=500,
 )
 # With secrets, each byte may cost a hundred times as much.
-_QUICK_WITH_SECRETS = Limits(
+_QUICK_WITH_SECRETS = replace(
+    _QUICK,
     output_json_bytes=16 * KIB,
-    condition_json_bytes=4 * KIB,
     variables_file_bytes=16 * KIB,
     variables_json_bytes=16 * KIB,
     file_inline_bytes=16 * KIB,
     total_inline_bytes=16 * KIB,
     hash_total_bytes=16 * KIB,
-    files=100,
-    directories=50,
-    entries=500,
 )
 _QUICK_JSON_BYTES = 256 * KIB
 # Of more than this of secrets, the search takes long to prepare.
