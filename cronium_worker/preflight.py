@@ -14,7 +14,6 @@ from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.keys import BOOKKEEPING, FLEET_KEYS, Misfit, misfits
 from cronium_worker.fleet.patience import will_pass
 from cronium_worker.fleet.store import connect
-from cronium_worker.models.job import JOBS_NODE
 from cronium_worker.models.queues import DEFAULT_QUEUE, FLEET_QUEUE, HOST_QUEUE_PREFIX
 from cronium_worker.settings import Settings, without_password
 
@@ -81,8 +80,7 @@ def broken_keys(redis: "Redis") -> list[Misfit]:
     found += misfits(redis, [*host_keys, *entries])
     queues = {DEFAULT_QUEUE, FLEET_QUEUE, *waiting, *(HOST_QUEUE_PREFIX + host for host in hosts)}
     if broken.isdisjoint(_OF_HOSTS):
-        views = HostRegistry(redis, host_ttl_s=math.inf).hosts()
-        queues.update(*(view.nodes[JOBS_NODE]["queues"] for view in views if JOBS_NODE in view.nodes))
+        queues.update(*(view.queues for view in HostRegistry(redis, host_ttl_s=math.inf).hosts()))
     lists = [f"{queue}{end}" for queue in queues for end in ("", *(f":{step}" for step in range(1, 10)))]
     exchanges = (*queues, "celery.pidbox", "reply.celery.pidbox", "celeryev")
     bindings = [f"_kombu.{kind}.{name}" for kind in ("binding", "binding_permanent") for name in exchanges]

@@ -19,7 +19,7 @@ from cronium_worker.cli.printing import one_line
 from cronium_worker.errors import BrokerUnavailable, CroniumError
 from cronium_worker.fleet.keys import REMEDY
 from cronium_worker.fleet.store import connect
-from cronium_worker.models.job import AGENT_NODE, JOBS_NODE
+from cronium_worker.models.job import JOBS_NODE
 from cronium_worker.preflight import RedisServer, broken_keys, look, redis_addresses, remedy
 from cronium_worker.settings import Settings, get_settings, without_password
 
@@ -232,13 +232,13 @@ def _workers(_settings: Settings) -> Iterator[Finding]:
     from cronium_worker.housekeeping import hosts
 
     try:
-        nodes = [(node, host.name, report) for host in hosts().hosts() for node, report in host.nodes.items()]
-        jobs = {host: report for node, host, report in nodes if node == JOBS_NODE}
-        agents = [host for node, host, _ in nodes if node == AGENT_NODE]
-        live = ", ".join(f"{node}@{host}" for node, host, _ in nodes)
-        yield Finding("workers", live or "none", "" if jobs else "start one with `cronium worker`")
-        for queue in sorted({queue for report in jobs.values() for queue in report["queues"]}):
-            serving = {host: report for host, report in jobs.items() if queue in report["queues"]}
+        views = hosts().hosts()
+        agents = [view.name for view in views if view.has_agent]
+        live = ", ".join(f"{node}@{view.name}" for view in views for node in view.nodes)
+        serve = any(view.serves(None) for view in views)
+        yield Finding("workers", live or "none", "" if serve else "start one with `cronium worker`")
+        for queue in sorted({queue for view in views for queue in view.queues}):
+            serving = {view.name: view.nodes[JOBS_NODE] for view in views if view.serves(queue)}
             yield _queue(queue, serving, ask_queue)
         heard = ask_agents(agents, timeout_s=_CANARY_S)
     except (BrokerUnavailable, RedisError) as error:
@@ -252,13 +252,13 @@ def _workers(_settings: Settings) -> Iterator[Finding]:
 def _queue(queue: str, serving: Mapping[str, Mapping[str, Any]], ask: Callable[..., str | None]) -> Finding:
     """Whether one of the hosts that serve a queue takes a message from it."""
     name = f"queue {queue}"
-    taking = {host: report for host, report in serving.items() if report["taking_jobs"]}
+    taking = {host: report for host, report in serving.items() if report.get("taking_jobs")}
     if not taking:
         return Finding(name, f"{', '.join(serving)}: drained, or without room", "see `cronium hosts`")
     host = ask(queue, timeout_s=_CANARY_S)
     if host is not None:
         return Finding(name, f"taken by {host}")
-    if all(report["running"] >= report["slots"] for report in taking.values()):
+    if all(report.get("running", 0) >= report.get("slots", 1) for report in taking.values()):
         return Finding(name, f"{', '.join(taking)}: all slots are taken")
     return Finding(name, f"{', '.join(taking)}: took no message", "restart these workers: they live, and take no jobs")
 

@@ -75,8 +75,8 @@ def _row(host: "HostView") -> list[str]:
     return [
         host.name,
         host.state,
-        f"{jobs['running']}/{jobs['slots']}" if jobs else "",
-        " ".join(jobs["queues"]) if jobs else "",
+        host.slots,
+        " ".join(host.queues),
         f"{agent['engine']}, cgroup v{agent['cgroup']}" if agent and "engine" in agent else "",
         humanize.naturalsize(free, binary=True) if free is not None else "",
         f"{humanize.naturaldelta(host.last_beat_s)} ago" if host.last_beat_s is not None else "",

@@ -70,7 +70,7 @@ def _hosts(found: "list[HostView]") -> Table:
             [
                 host.name,
                 host.state,
-                f"{jobs['running']}/{jobs['slots']}" if jobs else "",
+                host.slots,
                 f"{reserved['millicores'] / 1000:g}/{whole['millicores'] / 1000:g}" if reserved and whole else "",
                 f"{_size(reserved['memory'])}/{_size(whole['memory'])}" if reserved and whole else "",
                 str(jobs["pool"]["waiting"]) if jobs.get("pool") else "",

@@ -72,10 +72,20 @@ class HostView:
         """The newest format of jobs that its jobs node reads; version 0.1.0 does not report one."""
         return int(self.nodes.get(JOBS_NODE, {}).get("formats", {}).get("job", OLDEST))
 
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Those that its jobs node serves."""
+        return tuple(self.nodes.get(JOBS_NODE, {}).get("queues", ()))
+
+    @property
+    def slots(self) -> str:
+        """How many of its slots for jobs are taken, "2/8"; empty without a report of them."""
+        report = self.nodes.get(JOBS_NODE, {})
+        return f"{report['running']}/{report['slots']}" if {"running", "slots"} <= report.keys() else ""
+
     def serves(self, queue: str | None) -> bool:
         """Return whether its jobs node is live and serves the queue; None: any queue."""
-        node = self.nodes.get(JOBS_NODE)
-        return node is not None and (queue is None or queue in node.get("queues", ()))
+        return JOBS_NODE in self.nodes and (queue is None or queue in self.queues)
 
 
 class HostRegistry:

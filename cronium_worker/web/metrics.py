@@ -71,7 +71,7 @@ def _ends() -> Iterator[tuple[str, str, str]]:
 def _queues(oversight: Oversight, views: Iterable[HostView]) -> Iterator[Metric]:
     served = {DEFAULT_QUEUE: 0}
     for view in views:
-        for queue in view.nodes.get(JOBS_NODE, {}).get("queues", ()):
+        for queue in view.queues:
             served[queue] = served.get(queue, 0) + (view.state == "live")
     names = list(dict.fromkeys([*served, *oversight.queues(_MOST_QUEUES)]))[:_MOST_QUEUES]
     lines = {name: line(name) for name in names}

@@ -6,9 +6,12 @@ from uuid import uuid4
 
 import pytest
 
+from cronium_worker.cli import fleet, top
 from cronium_worker.fleet.heartbeat import Heartbeat
 from cronium_worker.fleet.hosts import HostRegistry, HostView
 from cronium_worker.fleet.store import connect
+from cronium_worker.models.job import JOBS_NODE
+from cronium_worker.preflight import broken_keys
 from tests.conftest import wait_until
 
 TTL_S = 0.5
@@ -82,6 +85,16 @@ def test_reports_are_kept_with_the_host(registry: HostRegistry, name: str) -> No
     registry.report(name, "cleanup", {"removed": {"containers": 2}})
     registry.report(name, "cleanup", {"removed": {"containers": 1}})
     assert view(registry, name).housekeeping == {"cleanup": {"removed": {"containers": 1}}}
+
+
+def test_a_report_may_say_less_than_ours(registry: HostRegistry, name: str) -> None:
+    """A node of another version, or one that has just started."""
+    registry.beat(name, JOBS_NODE, {})
+    host = view(registry, name)
+    assert (host.queues, host.slots, host.serves(None), host.serves("q")) == ((), "", True, False)
+    assert broken_keys(registry._redis) == []
+    assert len(fleet._row(host)) == 10
+    assert top._hosts([host]).row_count == 1
 
 
 def test_answers_come_as_they_are_given_and_silent_hosts_are_not_waited_for(registry: HostRegistry) -> None:

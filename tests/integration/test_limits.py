@@ -259,7 +259,7 @@ def test_the_job_that_fills_the_hosts_disk_is_ended_before_others_fail(
     )
     wait_until(lambda: bench.store.record(neighbour.id)["status"] == "running", what="the neighbour")
     ran = bench.run(
-        script={"type": "bash", "content": "trap '' TERM; while true; do head -c 2M /dev/zero >> /tmp/x; done"},
+        script={"type": "bash", "content": "trap '' TERM; while sleep 0.01; do head -c 1M /dev/zero >> /tmp/x; done"},
         resources=FAST,
         grace_period=60,
     )
