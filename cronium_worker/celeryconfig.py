@@ -19,7 +19,7 @@ from cronium_worker.settings import get_settings
 
 
 def _result_json(value: object) -> bytes:
-    return _with_ready_outputs(_dumps(value).encode())  # type: ignore[no-untyped-call]
+    return b"".join(_with_ready_outputs(_dumps(value).encode()))  # type: ignore[no-untyped-call]
 
 
 _settings = get_settings()

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from cronium_worker.execution.aside_process import receive, send
+from cronium_worker.execution.aside_process import read_pickle, receive, send
 
 _TRIES = 2  # each in a new process
 _START_S = 30.0
@@ -91,8 +91,9 @@ class Aside:
         self._secrets = secrets
         self._connection: socket.socket | None = None
 
-    def ask(self, name: str, *arguments: Any, timeout_s: float) -> list[bytearray]:
-        """The answer of one of `Work`'s functions. Raises AsideLost, and OSError for a fault of the host."""
+    def ask(self, name: str, *arguments: Any, timeout_s: float) -> list[list[bytearray]]:
+        """The answer of one of `Work`'s functions: parts, each in pieces. Raises AsideLost, and OSError for a fault of
+        the host."""
         question = pickle.dumps((name, arguments))
         for _ in range(_TRIES):
             try:
@@ -103,7 +104,7 @@ class Aside:
                 self.close()
         raise AsideLost(name)
 
-    def _ask(self, question: bytes, deadline: float) -> list[bytearray]:
+    def _ask(self, question: bytes, deadline: float) -> list[list[bytearray]]:
         if self._connection is None:
             self._connection = _first.connect()
             self._connection.settimeout(max(0.01, deadline - time.monotonic()))
@@ -112,8 +113,8 @@ class Aside:
         send(self._connection, question)
         fault, count = receive(self._connection), receive(self._connection)
         if fault:
-            raise _Told(pickle.loads(fault))  # noqa: S301 - of a process of our own
-        return [receive(self._connection) for _ in range(pickle.loads(count))]  # noqa: S301
+            raise _Told(read_pickle(fault))
+        return [receive(self._connection) for _ in range(read_pickle(count))]
 
     def close(self) -> None:
         """The process ends at once, whatever it is doing. It may be asked again."""

@@ -20,6 +20,7 @@ from typing import Any
 from cronium_worker.execution.discretion import without_secrets
 from cronium_worker.masking import Masker, StreamState
 from cronium_worker.models import Job, JobResult, Output
+from cronium_worker.models.fields import KIB
 from cronium_worker.workspace.bounds import bounded
 from cronium_worker.workspace.collection import collect
 from cronium_worker.workspace.directories import Workspace
@@ -28,6 +29,7 @@ from cronium_worker.workspace.walk import Limits
 _NICE = 10
 _OOM_SCORE = "800"  # before the worker
 _LENGTH = struct.Struct("!Q")
+_PIECE_BYTES = 512 * KIB
 
 
 def send(connection: socket.socket, *parts: bytes) -> None:
@@ -37,10 +39,15 @@ def send(connection: socket.socket, *parts: bytes) -> None:
         connection.sendall(part)
 
 
-def receive(connection: socket.socket) -> bytearray:
-    """One part. Raises OSError, also at the end of the connection."""
+def receive(connection: socket.socket) -> list[bytearray]:
+    """One part, in pieces: to make or copy a large one at once would keep all other threads from running. Raises
+    OSError, also at the end of the connection."""
     (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
-    return _exactly(connection, length)
+    return [_exactly(connection, min(_PIECE_BYTES, length - at)) for at in range(0, length, _PIECE_BYTES)]
+
+
+def read_pickle(part: list[bytearray]) -> Any:
+    return pickle.loads(b"".join(part))  # noqa: S301 - of a process of our own
 
 
 def _exactly(connection: socket.socket, size: int) -> bytearray:
@@ -107,9 +114,9 @@ def _texts(output: Output) -> tuple[bytes, bytes]:
 
 def _serve(connection: socket.socket) -> None:
     """The questions of one job. A fault is answered with its name: it is the caller's to judge."""
-    work = Work(pickle.loads(receive(connection)))  # noqa: S301 - the worker's own
+    work = Work(read_pickle(receive(connection)))
     while True:
-        name, arguments = pickle.loads(receive(connection))  # noqa: S301
+        name, arguments = read_pickle(receive(connection))
         try:
             parts = getattr(work, name)(*arguments)
         except OSError as error:

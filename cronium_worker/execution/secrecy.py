@@ -1,6 +1,5 @@
 """A job's secrets, kept from its log, its outputs and the messages about it: here what is quick, else aside."""
 
-import pickle
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
@@ -9,6 +8,7 @@ from typing import Any
 
 from cronium_worker.errors import OutputError
 from cronium_worker.execution.aside import Aside, AsideLost
+from cronium_worker.execution.aside_process import read_pickle
 from cronium_worker.execution.discretion import without_secrets
 from cronium_worker.masking import Masker, StreamMasker, StreamState
 from cronium_worker.models import ErrorInfo, Job, JobResult, Output
@@ -82,9 +82,9 @@ class JobMasker(Masker):
         except AsideLost:
             reason = "the outputs could not be read: the process that reads them ended twice, or took too long"
             return Output(), [OutputError(reason).info()]
-        condition, errors = pickle.loads(rest)  # noqa: S301 - of a process of our own
-        if len(whole) <= _QUICK_JSON_BYTES:
-            return Output.model_validate_json(whole), errors
+        condition, errors = read_pickle(rest)
+        if sum(map(len, whole)) <= _QUICK_JSON_BYTES:
+            return Output.model_validate_json(b"".join(whole)), errors
         return ReadyOutput.of(whole, without_contents, condition=condition), errors
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class JobMasker(Masker):
             (answer,) = self._aside.ask(name, value, timeout_s=_ANSWER_S)
         except (AsideLost, OSError):
             return getattr(super(), name)(value)
-        return pickle.loads(answer)  # noqa: S301
+        return read_pickle(answer)
 
     @property
     def masks_log_aside(self) -> bool:
@@ -106,7 +106,7 @@ class JobMasker(Masker):
 
     def ask_for_log(self, name: str, *arguments: Any) -> tuple[bytes, StreamState]:
         out, state = self._aside.ask(name, *arguments, timeout_s=_ANSWER_S)
-        return bytes(out), pickle.loads(state)  # noqa: S301
+        return b"".join(out), read_pickle(state)
 
 
 def read_job(text: str, secrets: Mapping[str, str]) -> Job:
@@ -115,8 +115,8 @@ def read_job(text: str, secrets: Mapping[str, str]) -> Job:
         with suppress(AsideLost, OSError), closing(Aside(())) as aside:
             job, input_json = aside.ask("read_job", text, timeout_s=_ANSWER_S)
             if job:
-                read: Job = pickle.loads(job)  # noqa: S301 - of a process of our own
-                read = read.with_input_json(input_json) if input_json else read
+                read: Job = read_pickle(job)
+                read = read.with_input_json(b"".join(input_json)) if input_json else read
                 return read.model_copy(update={"secrets": dict(secrets)})
     return Job.from_record(text, secrets)
 
@@ -126,7 +126,7 @@ def read_result(text: str) -> JobResult:
     if len(text) > _QUICK_JSON_BYTES:
         with suppress(AsideLost, OSError), closing(Aside(())) as aside:
             apart, whole, without_contents = aside.ask("read_result", text, timeout_s=_ANSWER_S)
-            result: JobResult = pickle.loads(apart)  # noqa: S301 - of a process of our own
+            result: JobResult = read_pickle(apart)
             output = ReadyOutput.of(whole, without_contents, condition=result.output.condition)
             return result.model_copy(update={"output": output})
     return JobResult.model_validate_json(text)

@@ -38,7 +38,7 @@ from cronium_worker.fleet.patience import Patience
 from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Script, formats
 from cronium_worker.models.fields import is_job_id
 from cronium_worker.models.queues import DEFAULT_QUEUE
-from cronium_worker.models.result import with_ready_outputs
+from cronium_worker.models.result import Pieces, with_ready_outputs
 from cronium_worker.sealing import SecretBox
 from cronium_worker.signing import Signer
 
@@ -89,9 +89,9 @@ def _numbered(claim: "Claim", bodies: Sequence[Body]) -> Iterator[Argument]:
         yield from (body.kind, whole(body, claim.job.id, seq))
 
 
-def in_pieces(text: bytes) -> list[bytes]:
+def in_pieces(text: Pieces) -> list[bytes]:
     """No value of a command may be larger than Redis's `proto-max-bulk-len`: what scripts put together may be."""
-    return [text[start : start + PIECE_BYTES] for start in range(0, len(text), PIECE_BYTES)]
+    return [bytes(memoryview(each)[at : at + PIECE_BYTES]) for each in text for at in range(0, len(each), PIECE_BYTES)]
 
 
 def record_key(job_id: str) -> str:

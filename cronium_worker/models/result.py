@@ -1,6 +1,7 @@
 """What a caller gets back: result, error, output, metrics. Frozen, no I/O."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 from uuid import uuid4
@@ -65,12 +66,16 @@ class Output(_Frozen):
     notes: tuple[str, ...] = ()
 
 
+# JSON in pieces: to put a large one together would keep all other threads from running.
+Pieces = Sequence[bytes | bytearray]
+
+
 @dataclass(frozen=True, eq=False)
 class _Texts:
     """An output as JSON."""
 
-    whole: bytes | bytearray
-    without_contents: bytes | bytearray
+    whole: Pieces
+    without_contents: Pieces
 
 
 class ReadyOutput(Output):
@@ -81,7 +86,7 @@ class ReadyOutput(Output):
     _texts: _Texts | None = PrivateAttr(default=None)  # of copies, too
 
     @classmethod
-    def of(cls, whole: bytearray, without_contents: bytearray, *, condition: bool | None) -> Self:
+    def of(cls, whole: Pieces, without_contents: Pieces, *, condition: bool | None) -> Self:
         mark = f"{_MARK}{uuid4().hex}"
         output = cls(condition=condition, notes=(mark,))
         output._texts = _READY[mark] = _Texts(whole, without_contents)
@@ -97,17 +102,23 @@ _MARKED = re.compile(
 _NO_NOTES = b'"notes":[]}'
 
 
-def with_ready_outputs(data: bytes, *, contents: bool = True) -> bytes:
+def with_ready_outputs(data: bytes, *, contents: bool = True) -> Pieces:
     """JSON with the ready outputs in the places of their marks."""
-    parts: list[bytes | bytearray | memoryview] = []
+    pieces: list[bytes | bytearray] = []
     at = 0
     for match in _MARKED.finditer(data) if _MARK.encode() in data else ():
         if (texts := _READY.get(match[1].decode())) is not None:
-            text = texts.whole if contents else texts.without_contents
-            notes = match[2].lstrip(b", ") if text.endswith(_NO_NOTES) else match[2]
-            parts += (data[at : match.start()], memoryview(text)[:-2], notes, b"]}")
+            *first, end = _with_whole_end(texts.whole if contents else texts.without_contents)
+            notes = match[2].lstrip(b", ") if end.endswith(_NO_NOTES) else match[2]
+            pieces += (data[at : match.start()], *first, end[:-2], notes, b"]}")
             at = match.end()
-    return b"".join((*parts, data[at:])) if parts else data
+    return [*pieces, data[at:]]
+
+
+def _with_whole_end(pieces: Pieces) -> Pieces:
+    """None shorter than what is looked for at the end."""
+    *first, end = pieces
+    return [*first[:-1], first[-1] + end] if first and len(end) < len(_NO_NOTES) else pieces
 
 
 class Metrics(_Frozen):
@@ -176,7 +187,7 @@ class JobResult(_Frozen):
         """Whether a mark stands for its output: who asks for that must read it from the record."""
         return bool(self.output.notes) and self.output.notes[0] in _READY
 
-    def to_json(self) -> bytes:
+    def to_json(self) -> Pieces:
         """As the record has it."""
         return with_ready_outputs(self.model_dump_json().encode())
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from cronium_worker.execution import secrecy
 from cronium_worker.models import Job, JobResult, Output, OutputFile
+from cronium_worker.models.result import with_ready_outputs
 from cronium_worker.policy import admit
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import Workspace
@@ -113,7 +114,7 @@ def test_a_large_result_is_the_same(condition: bool | None) -> None:
 
     assert result.is_ready
     assert (result.exit_code, result.output.condition) == (0, condition)
-    assert JobResult.model_validate_json(result.to_json()) == JobResult.model_validate_json(text)
+    assert JobResult.model_validate_json(b"".join(result.to_json())) == JobResult.model_validate_json(text)
 
 
 def test_celerys_copy_of_a_large_result_is_the_whole_one() -> None:
@@ -124,14 +125,15 @@ def test_celerys_copy_of_a_large_result_is_the_whole_one() -> None:
     text = JobResult(job_id="j", status="failed", output=output).model_dump_json()
     failed = JobFailed(secrecy.read_result(text))
 
-    stored = app.backend.encode(
-        {"status": "FAILURE", "result": app.backend.prepare_exception(failed), "children": [], "task_id": "t"}
-    )
+    error = app.backend.prepare_exception(failed)
+    encoded = app.backend.encode({"status": "FAILURE", "result": error, "children": [], "task_id": "t"})
+    stored = b"".join(with_ready_outputs(encoded.encode()))
 
     read = app.backend.exception_to_python(app.backend.decode(stored)["result"])
     assert isinstance(read, JobFailed)
     assert read.result == JobResult.model_validate_json(text)
     assert len(stored) < len(text.encode()) + 500
+    assert len(app.backend.encode([1, "a part of a chord", "FAILURE", error])) > len(text.encode())
 
 
 @pytest.mark.parametrize("notes", [(), ("one",), ('a "quoted", one]}', "two")])
@@ -143,4 +145,5 @@ def test_a_large_result_may_have_more_notes(notes: tuple[str, ...]) -> None:
     noted = result.output.model_copy(update={"notes": (*result.output.notes, *more)})
     result = result.model_copy(update={"output": noted})
 
-    assert JobResult.model_validate_json(result.to_json()).output == output.model_copy(update={"notes": notes + more})
+    read = JobResult.model_validate_json(b"".join(result.to_json()))
+    assert read.output == output.model_copy(update={"notes": notes + more})

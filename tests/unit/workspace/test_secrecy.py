@@ -39,7 +39,7 @@ def gather(masker: JobMasker, workspace: Workspace) -> JobResult:
 
 
 def whole(result: JobResult) -> Output:
-    return JobResult.model_validate_json(result.to_json()).output
+    return JobResult.model_validate_json(b"".join(result.to_json())).output
 
 
 def of_the_job() -> psutil.Process:
@@ -67,7 +67,7 @@ def test_a_large_output_is_the_same_as_one_collected_here(workspace: Workspace, 
     assert output.data == {"rows": [MASK, "ü"] * 20_000, "n": 1.5}
     assert (output.variables, output.condition) == ({"s": MASK}, True)
     assert output.files == here.files
-    assert SECRET.encode() not in result.to_json()
+    assert SECRET.encode() not in b"".join(result.to_json())
     assert output.notes == ("holds a secret: without content and checksum: 'small'",)
 
 
@@ -77,7 +77,7 @@ def test_the_event_of_a_large_output_has_all_but_the_contents(workspace: Workspa
 
     event = with_ready_outputs(json.dumps(result.without_contents()).encode(), contents=False)
 
-    assert json.loads(event) == JobResult.model_validate_json(result.to_json()).without_contents()
+    assert json.loads(b"".join(event)) == JobResult.model_validate_json(b"".join(result.to_json())).without_contents()
 
 
 def test_small_outputs_are_collected_here(workspace: Workspace, masker: JobMasker) -> None:
