@@ -77,6 +77,8 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 
 def _docker(settings: Settings) -> Iterator[Finding]:
     from cronium_worker.engine.client import Engine
+    from cronium_worker.engine.firewall import name_servers
+    from cronium_worker.engine.host_network import engine_pid, root
     from cronium_worker.engine.images import first_present
     from cronium_worker.engine.wiring import Wiring
 
@@ -98,6 +100,7 @@ def _docker(settings: Settings) -> Iterator[Finding]:
         yield from _hardness(engine, info, settings)
         yield from _redis_for_jobs(engine, settings)
         yield hardening.wiring(Wiring(engine, settings).obstacle())
+        yield hardening.name_servers([str(server) for server in name_servers(root(engine_pid(engine)))])
     except CroniumError as error:
         yield Finding("docker", str(error), "start the Docker Engine")
     engine.close()

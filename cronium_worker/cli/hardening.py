@@ -191,6 +191,13 @@ def wiring(obstacle: str) -> Finding:
     return Finding("jobs are connected", text, advice if obstacle else "", weak=True)
 
 
+def name_servers(addresses: Sequence[str]) -> Finding:
+    """`addresses`: what the engine writes into containers' resolv.conf; none: its default ones."""
+    advice = 'the host\'s are on loopback: set "dns" in /etc/docker/daemon.json to one that containers reach'
+    text = ", ".join(addresses) or "the engine's default ones, 8.8.8.8 and 8.8.4.4"
+    return Finding("name servers of jobs", text, "" if addresses else advice, weak=True)
+
+
 def container_user(uid: int, account: tuple[str, str] | None) -> Finding:
     """`account`: name and shell of this host's user with the jobs' uid; None: there is none."""
     if account is None:

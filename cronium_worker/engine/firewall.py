@@ -11,7 +11,7 @@ from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
 from cronium_worker.engine.client import Engine
-from cronium_worker.engine.host_network import engine_pid, has_link, namespace
+from cronium_worker.engine.host_network import engine_pid, has_link, namespace, root
 from cronium_worker.engine.network import Names, find_network, network_names
 from cronium_worker.engine.ruleset import Ruleset, ruleset
 from cronium_worker.errors import ConfigurationError, Fault
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_S = 10
 # Without it packets between two ports of a bridge pass no firewall, and "no traffic between containers" is void.
 _BRIDGED = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+_DAEMON_JSON = "etc/docker/daemon.json"
 _RESOLV_CONF = "etc/resolv.conf"
 # Where the real name servers are when the file names systemd's own one: the engine reads that, too.
 _BEHIND_RESOLVED = "run/systemd/resolve/resolv.conf"
@@ -47,7 +48,7 @@ class Firewall:
         place = self._place() if self._security.firewall != "off" else None
         if place is None:
             return
-        wanted = ruleset(self._security, _name_servers(place.pid), place.names)
+        wanted = ruleset(self._security, name_servers(root(place.pid)), place.names)
         if not place.has(wanted):
             place.install(wanted)
             logger.warning("firewall: installed the rules for %s", place.names.bridge)
@@ -73,13 +74,13 @@ class Firewall:
         place = self._place()
         if place is None:
             return None
-        wanted = ruleset(self._security, _name_servers(place.pid), place.names)
+        wanted = ruleset(self._security, name_servers(root(place.pid)), place.names)
         return place.has(wanted) and place.filters_bridged()
 
     def text(self) -> str:
         """For `nft -f -`, in the engine's network namespace."""
         names = network_names(self._engine, fleet=self._fleet)
-        return ruleset(self._security, _name_servers(engine_pid(self._engine)), names).text
+        return ruleset(self._security, name_servers(root(engine_pid(self._engine))), names).text
 
     def _place(self) -> "_Place | None":
         """Where the rules belong; None while there is no network of jobs."""
@@ -145,17 +146,19 @@ class _Place:
         raise ConfigurationError(f"{program}: {reason[:200]}; {_REMEDY}")
 
 
-def _name_servers(pid: int | None) -> list[IPv4Address]:
-    return list(name_servers(Path("/" if pid is None else f"/proc/{pid}/root")))
-
-
-def name_servers(root: Path) -> Iterator[IPv4Address]:
-    """Whom an engine with this root directory asks for its containers, from within them. Loopback ones it asks from
-    its own network, where no rule holds it; IPv6 ones cannot be reached from a container."""
-    found = list(_listed(root / _RESOLV_CONF))
+def name_servers(directory: Path) -> list[IPv4Address]:
+    """Those that an engine with this root directory writes into its containers' resolv.conf. Containers cannot reach
+    what is on loopback or has an IPv6 address. Empty: the engine writes its default ones, 8.8.8.8 and 8.8.4.4."""
+    found = _configured(directory / _DAEMON_JSON) or list(_listed(directory / _RESOLV_CONF))
     if any(server.is_loopback for server in found):
-        found += _listed(root / _BEHIND_RESOLVED)
-    return (server for server in found if not server.is_loopback)
+        found += _listed(directory / _BEHIND_RESOLVED)
+    return [server for server in found if not server.is_loopback]
+
+
+def _configured(path: Path) -> list[IPv4Address]:
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        return [IPv4Address(server) for server in json.loads(path.read_text()).get("dns", ()) if ":" not in server]
+    return []
 
 
 def _listed(path: Path) -> Iterator[IPv4Address]:

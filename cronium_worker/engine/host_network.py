@@ -32,6 +32,11 @@ def namespace(pid: int | None) -> Path:
     return Path(f"/proc/{pid or 'self'}/ns/net")
 
 
+def root(pid: int | None) -> Path:
+    """The root directory of a process; None: of this one."""
+    return Path(f"/proc/{pid or 'self'}/root")
+
+
 def has_link(pid: int | None, name: str) -> bool:
     with suppress(OSError):
         lines = Path(f"/proc/{pid or 'self'}/net/dev").read_text().splitlines()

@@ -209,14 +209,19 @@ def test_a_name_server_is_open_at_its_port_alone(
 
     fence()
     assert reached() == [False, False, False]  # the job's own choice opens nothing
-    monkeypatch.setattr(module, "_name_servers", lambda pid: [IPv4Address(METADATA)])
+    monkeypatch.setattr(module, "name_servers", lambda _: [IPv4Address(METADATA)])
     fence()
     assert reached() == [True, False, False]
 
 
 def test_the_engine_s_name_servers_are_found(tmp_path: Path) -> None:
-    def found(text: str, behind: str = "") -> list[str]:
-        for name, content in (("etc/resolv.conf", text), ("run/systemd/resolve/resolv.conf", behind)):
+    def found(text: str, behind: str = "", configured: str = "") -> list[str]:
+        files = {
+            "etc/resolv.conf": text,
+            "run/systemd/resolve/resolv.conf": behind,
+            "etc/docker/daemon.json": configured,
+        }
+        for name, content in files.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(content)
         return [str(server) for server in name_servers(tmp_path)]
@@ -226,7 +231,12 @@ def test_the_engine_s_name_servers_are_found(tmp_path: Path) -> None:
     ]
     assert found("nameserver 127.0.0.53\n", "nameserver 169.254.169.253\n") == ["169.254.169.253"]
     assert found("nameserver 192.0.2.53\n", "nameserver 192.0.2.54\n") == ["192.0.2.53"]
+    assert found("nameserver 127.0.0.1\n") == []
+    assert found("nameserver 192.0.2.53\n", configured='{"dns": ["2001:db8::53", "192.0.2.55"]}') == ["192.0.2.55"]
+    for configured in ("{", "[]", '{"dns": null}', '{"dns": [null]}', '{"debug": true}'):
+        assert found("nameserver 192.0.2.53\n", configured=configured) == ["192.0.2.53"]
     (tmp_path / "etc/resolv.conf").unlink()
+    (tmp_path / "etc/docker/daemon.json").unlink()
     assert list(name_servers(tmp_path)) == []
 
 

@@ -66,6 +66,11 @@ def test_who_connects_jobs_to_their_network() -> None:
     }
 
 
+def test_whom_jobs_ask_for_names() -> None:
+    assert judged([hardening.name_servers(["192.0.2.53"])]) == {}
+    assert judged([hardening.name_servers([])]) == {"name servers of jobs": "weak"}
+
+
 def test_a_firm_engine() -> None:
     assert judged(hardening.engine(FIRM, VERSIONS, Security())) == {}
 
