@@ -1,23 +1,18 @@
 """Where Celery keeps its copies of results: as Celery does it, but large ones are sent in pieces."""
 
 from typing import Any
+from uuid import uuid4
 
 from celery.backends.redis import RedisBackend
+from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
+from redis.exceptions import ResponseError
 
-from cronium_worker.fleet.store import in_pieces
+from cronium_worker.fleet.store import UNFINISHED_S, in_pieces, set_pieces
 from cronium_worker.models.result import with_ready_outputs
 
-# ARGV: seconds to live (0: for ever), then the pieces.
-_STORE = """
-local value = table.concat(ARGV, '', 2)
-if ARGV[1] == '0' then
-  redis.call('SET', KEYS[1], value)
-else
-  redis.call('SETEX', KEYS[1], ARGV[1], value)
-end
-redis.call('PUBLISH', KEYS[1], value)
-"""
+_JOIN = "redis.call('SET', KEYS[1], table.concat(ARGV))"
+_PUBLISH = "return redis.call('PUBLISH', KEYS[1], redis.call('GET', KEYS[1]))"
 
 
 class Results(RedisBackend):  # type: ignore[misc]
@@ -30,10 +25,21 @@ class Results(RedisBackend):  # type: ignore[misc]
             return dumps(data)  # type: ignore[no-untyped-call]
         return super().encode(data)
 
-    def _set(self, key: str, value: str | bytes, expires: Any = None) -> None:
+    def _set(self, key: str | bytes, value: str | bytes, expires: Any = None) -> None:
         pieces = in_pieces(with_ready_outputs(value if isinstance(value, bytes) else value.encode()))
         if len(pieces) == 1:
             super()._set(key, pieces[0], expires)
-        else:
-            expires = self.expires if expires is None else expires
-            self.client.eval(_STORE, 1, key, int(expires or 0), *pieces)
+            return
+        expires = self.expires if expires is None else expires
+        apart = f"{bytes_to_str(key)}.{uuid4().hex}"  # type: ignore[no-untyped-call]
+        try:
+            set_pieces(self.client, apart, pieces, add="append", ttl_s=int(expires or UNFINISHED_S))
+        except ResponseError:  # larger than `proto-max-bulk-len`, which scripts need not heed
+            self.client.eval(_JOIN, 1, apart, *pieces)
+            self.client.expire(apart, int(expires or UNFINISHED_S))
+        self.client.rename(apart, key)
+        if not expires:
+            self.client.persist(key)
+        # Who subscribes later looks at the key after that.
+        if any(count for _, count in self.client.pubsub_numsub(key)):
+            self.client.eval(_PUBLISH, 1, key)

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cronium_worker.errors import JobNotFound, TooBusy
-from cronium_worker.fleet.store import record_key
+from cronium_worker.fleet.store import PIECE_BYTES, record_key, whole_result_key
 from cronium_worker.models import JobResult, Output, OutputFile
 from cronium_worker.models.fields import MIB
 
@@ -100,9 +100,9 @@ class Results:
     async def view(self, job_id: str, about: Mapping[str, Any]) -> AsyncIterator[list[bytes]]:
         """A job as JSON, in pieces: what is known `about` it, the job as it was given, and the result with the files'
         addresses in the place of their contents. Raises JobNotFound and TooBusy."""
-        sizes = await self._sizes(job_id, "job", "result")
-        async with self._budget.share(sum(sizes) * _COPIES) as share:
-            job, result = await self._read(job_id, "job", "result")
+        size, whole_key = await self._look(job_id)
+        async with self._budget.share(size * _COPIES) as share:
+            job, result = await self._read(job_id, whole_key)
             result = _without_contents(job_id, result) if result else b"null"
             share.shrink(len(job) + len(result))
             rest = json.dumps(about).encode()
@@ -111,25 +111,30 @@ class Results:
     @asynccontextmanager
     async def file(self, job_id: str, name: str) -> AsyncIterator[list[bytes] | None]:
         """The content of a file that a job left; None: there is none. Raises JobNotFound and TooBusy."""
-        [size] = await self._sizes(job_id, "result")
+        size, whole_key = await self._look(job_id)
         async with self._budget.share(size * _COPIES) as share:
-            content = _content_of((await self._read(job_id, "result"))[0], name)
+            content = _content_of((await self._read(job_id, whole_key))[1], name)
             share.shrink(len(content or b""))
             yield None if content is None else [content]
 
-    async def _sizes(self, job_id: str, *fields: str) -> list[int]:
+    async def _look(self, job_id: str) -> tuple[int, str]:
+        """Bytes of job and result, and the key of a large result."""
+        key = record_key(job_id)
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.exists(record_key(job_id))
-            for field in fields:
-                pipe.hstrlen(record_key(job_id), field)
-            exists, *sizes = await pipe.execute()
-        if not exists:
+            pipe.hmget(key, "status", "whole_result")
+            pipe.hstrlen(key, "job")
+            pipe.hstrlen(key, "result")
+            (status, name), *sizes = await pipe.execute()
+        if status is None:
             raise JobNotFound(f"no job {job_id}: unknown id, or its record has expired")
-        return cast("list[int]", sizes)
+        whole_key = whole_result_key(job_id, name.decode()) if name else ""
+        count = await cast(Any, self._redis.llen(whole_key)) if whole_key else 0
+        return count * PIECE_BYTES + sum(sizes), whole_key
 
-    async def _read(self, job_id: str, *fields: str) -> list[bytes]:
-        found = await cast(Any, self._redis.hmget(record_key(job_id), fields))
-        return [value or b"" for value in found]
+    async def _read(self, job_id: str, whole_key: str) -> tuple[bytes, bytes]:
+        job, result = await cast(Any, self._redis.hmget(record_key(job_id), "job", "result"))
+        pieces = await cast(Any, self._redis.lrange(whole_key, 0, -1)) if whole_key else ()
+        return cast(bytes, job or b""), b"".join(pieces) or cast(bytes, result or b"")
 
 
 class LargeResponse(Response):

@@ -16,8 +16,9 @@ from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, SecretsUn
 from cronium_worker.fleet import store as store_module
 from cronium_worker.fleet.cancels import CancelListener
 from cronium_worker.fleet.events import Event, claim_body, log_body, metrics_body, progress_body, status_body
-from cronium_worker.fleet.store import CANCEL_CHANNEL, INDEX_KEY, Claim, JobStore, connect, record_key
+from cronium_worker.fleet.store import CANCEL_CHANNEL, INDEX_KEY, Claim, JobStore, connect, in_pieces, record_key
 from cronium_worker.models import ErrorInfo, Job, JobResult, Output, OutputFile, formats
+from cronium_worker.models.result import ReadyOutput
 from tests.conftest import wait_until
 
 TTL_S = 600
@@ -48,7 +49,7 @@ def register(store: JobStore) -> Iterator[Callable[..., Job]]:
     yield register
     for job_id in ids:
         keys = [record_key(job_id) + suffix for suffix in ("", ":events", ":secrets")]
-        store.redis.delete(*keys)
+        store.redis.delete(*keys, *whole_results(store, job_id))
         store.redis.zrem(INDEX_KEY, job_id)
 
 
@@ -274,6 +275,74 @@ def test_the_terminal_event_has_the_result_without_file_contents(store: JobStore
     assert last["result"]["output"]["data"] == [1]
     assert last["result"]["output"]["files"] == {"f": {"size": 2, "sha256": "00", "url": None}}
     assert store.result(job.id) == result
+
+
+def whole_results(store: JobStore, job_id: str) -> list[str]:
+    return list(store.redis.scan_iter(f"{record_key(job_id)}:result:*", count=1000))
+
+
+def large(job: Job) -> tuple[JobResult, JobResult]:
+    """A result with 24 MiB of files, as a process of the job's has written it, and as it is read."""
+    files = {name: OutputFile(size=2**23, sha256="00", content="eHh4" * (2**23 // 3)) for name in "abc"}
+    read = outcome(job, output=Output(data=[1], files=files, condition=True))
+    without = read.output.model_dump_json(exclude={"files": {"__all__": {"content"}}}).encode()
+    pieces = in_pieces([read.output.model_dump_json().encode()])
+    return read.model_copy(update={"output": ReadyOutput.of(pieces, [without], condition=True)}), read
+
+
+def test_a_large_result_keeps_nobody_waiting(store: JobStore, register: Callable[..., Job]) -> None:
+    store.redis.config_set("slowlog-log-slower-than", 1000)
+
+    def longest_ms() -> float:
+        """Of all commands that it takes to end a job."""
+        job = register()
+        claim, (written, read) = taken(store, job), large(job)
+        store.redis.slowlog_reset()
+        store.finish(claim, written, "completed")
+        longest = max((entry["duration"] for entry in store.redis.slowlog_get(128)), default=0)
+        assert store.result(job.id) == read
+        assert events(store, job)[-1]["result"]["output"]["files"]["a"]["size"] == 2**23
+        return longest / 1000
+
+    assert min(longest_ms() for _ in range(3)) < 40  # some 4; a script that puts it together, 160
+
+
+def test_a_large_result_lies_beside_the_record_and_goes_with_it(store: JobStore, job: Job) -> None:
+    written, _ = large(job)
+    store.finish(taken(store, job), written, "completed")
+
+    [key] = whole_results(store, job.id)
+    assert TTL_S - 60 < store.redis.ttl(key) <= TTL_S
+    in_record = JobResult.model_validate_json(store.record(job.id)["result"])  # what version 0.1.0 reads
+    assert (in_record.status, in_record.output.condition, in_record.output.files) == ("completed", True, {})
+    assert "newer" in in_record.output.notes[0]
+    store.redis.delete(key)
+    assert store.result(job.id) == in_record
+
+
+def test_who_has_lost_a_job_leaves_its_result_alone(store: JobStore, job: Job) -> None:
+    first, (written, _) = taken(store, job), large(job)
+    store.retry(first, "again", fault=True)
+    second = taken(store, job, host="h2")
+
+    with pytest.raises(ClaimLost):
+        store.finish(first, written, "completed")
+    store.finish(second, outcome(job), "completed")
+
+    assert store.result(job.id) == outcome(job)
+    assert whole_results(store, job.id) == []
+
+
+def test_an_end_of_which_nobody_heard_stays_as_it_was_written(store: JobStore, job: Job) -> None:
+    claim, (written, read) = taken(store, job), large(job)
+    store.finish(claim, written, "completed")
+    keys = whole_results(store, job.id)
+
+    with pytest.raises(ClaimLost):
+        store.finish(claim, written, "completed")
+
+    assert store.result(job.id) == read
+    assert whole_results(store, job.id) == keys
 
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])

@@ -32,13 +32,15 @@ import json, sys
 from celery import group
 from cronium_worker import cancel, execute_job, follow, result, submit
 job = {"script": {"type": "bash", "content": "echo hi"}}
-one = submit(job)
+large = {"script": {"type": "bash", "content": "echo hi; head -c 600000 /dev/zero >output/large"}}
+one = submit(large)
 seen = [event["type"] for event in follow(one.id)]
-print(one.get(timeout=40)["status"], seen.count("log"), result(one.id).status)
+content = result(one.id).output.files["large"].content
+print(one.get(timeout=40)["status"], seen.count("log"), len(content))
 one.forget()
 print([each["status"] for each in group(execute_job.s(job) for _ in range(2)).apply_async().get(timeout=40)])
 cancel(one.id)
-ended = submit({**job, "queue": "cronium.jobs"})
+ended = submit({**large, "queue": "cronium.jobs"})
 print(ended.id)
 from cronium_worker.models import formats
 formats.ADDITIONS = (formats.Addition("metadata", 1000, is_optional=True),)
@@ -79,7 +81,7 @@ def test_the_whole_way_of_a_job_with_every_process_over_tls(
 
     done = as_user(host, "producer", guarded_redis, sys.executable, "-c", PRODUCER)
     first, both, job = done.stdout.splitlines() or [done.stderr] * 3
-    assert first == "completed 1 completed", done.stderr
+    assert first == "completed 1 800000", done.stderr
     assert both == "['completed', 'completed']"
     wait_until(lambda: "Sending due task cronium.recover_lost_jobs" in beat.log.read_text(), what="beat sends")
     wait_until(lambda: f"agent@{host.name}" in page(address), timeout_s=40, what="Flower hears the agent")
