@@ -297,13 +297,18 @@ class JobStore:
 
     def result(self, job_id: str) -> JobResult | None:
         """The result, or None while the job is not finished. Raises JobNotFound."""
+        text = self.result_json(job_id)
+        return self.read_result(text) if text else None
+
+    def result_json(self, job_id: str) -> str | None:
+        """The same as JSON."""
         found = self.fields(job_id, "result", "whole_result")
         text = found.get("result")
         if "whole_result" in found:
             key = whole_result_key(job_id, found["whole_result"])
             pieces = cast("list[bytes]", cast(Any, self.redis).execute_command("LRANGE", key, 0, -1, NEVER_DECODE=True))
             text = b"".join(pieces).decode() or text
-        return self.read_result(text) if text else None
+        return text
 
     def events(self, job_id: str) -> Iterator[Event]:
         """The events there are now. Raises JobNotFound."""

@@ -59,7 +59,7 @@ class Bench:
         self.take(job)
         wait_until(lambda: self.runner.pool_count().leaving == 0, what="nothing left of the job")
         # As its caller reads it: to the worker a large result is a mark.
-        result = JobResult.model_validate_json(self.store.record(job.id)["result"])
+        result = JobResult.model_validate_json(self.store.result_json(job.id) or "")
         return Ran(job, result, list(self.store.events(job.id)))
 
     def take(self, job: Job) -> None:
