@@ -26,9 +26,9 @@ demo: ## everything on this machine, three real jobs with live logs and results,
 	@$(SETUP) venv services
 	@$(WITH_SERVICES) deploy/local/demo.sh
 
-test: ## the whole test suite on a real Docker Engine and a real Redis; ARGS="-k name" for a part
+test: ## the whole test suite on real Docker Engines and Redis, side by side; ARGS="-k name" for a part, on this engine
 	@$(SETUP) venv services tests
-	@$(WITH_SERVICES) sh -c 'cronium images build && exec pytest $$ARGS'
+	@$(WITH_SERVICES) sh -c 'cronium images build && exec $(if $(ARGS),pytest $$ARGS,python -m tests.labs)'
 
 test-upgrade: ## hosts of an older version beside today's, and back; BASE=COMMIT,COMMIT; ARGS=--short without what takes long
 	@$(SETUP) venv services tests

@@ -1,0 +1,186 @@
+"""Runs the tests side by side: `python -m tests.labs [--labs N] PYTEST-ARGUMENTS`.
+
+Each worker of pytest-xdist has a lab of its own: a network and a mount namespace with an engine, a Redis, and its own
+/run, /var/lib/docker and /var/lib/cronium. So a test that restarts the engine, fills a disk or changes the firewall
+disturbs no other. `make test` calls it, with an engine that has the images.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import docker
+
+ROOT = Path(__file__).parents[1]
+_LABS = 3  # on two cores: most tests wait for processes and containers
+_SUBNET = "10.98"
+_START_S = 120
+_STOP_S = 90
+_DISTRIBUTED = ("--dist", "loadfile", "--no-loadscope-reorder")
+# A lab's own are made by with-services.sh; the programs of a virtual environment may be named in PATH.
+_OF_SERVICES = ("CRONIUM_", "DOCKER_", "TMPDIR")
+_SETUP = r"""
+set -e
+resolver=$(readlink -f /etc/resolv.conf)
+behind=/run/systemd/resolve/resolv.conf
+if [ ! -e "$behind" ]; then behind=$resolver; fi
+cp "$behind" "$LAB/resolv.conf"
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p "${resolver%/*}"
+[ -e "$resolver" ] || : >"$resolver"
+mount --bind "$LAB/resolv.conf" "$resolver"
+for name in docker cronium; do
+    mkdir -p "$LAB/$name" "/var/lib/$name"
+    mount --bind "$LAB/$name" "/var/lib/$name"
+done
+mkdir "$LAB/sys" # it shows the network namespace of whoever mounts it
+mount -t sysfs sysfs "$LAB/sys"
+mount --rbind /sys/fs/cgroup "$LAB/sys/fs/cgroup"
+mount --rbind "$LAB/sys" /sys
+ip link set lo up
+echo named
+read -r _
+ip address add "$ADDRESS.2/24" dev eth0
+ip link set eth0 up
+ip route add default via "$ADDRESS.1"
+echo 1 >/proc/sys/net/ipv4/ip_forward
+exec deploy/local/with-services.sh sh -c '
+    docker load --quiet --input "$IMAGES" >/dev/null
+    env -0 >"$LAB/environment"
+    echo ready
+    exec cat >/dev/null'
+"""
+
+
+class Lab:
+    """Of one worker. `python`: the command that runs Python there."""
+
+    def __init__(self, number: int, directory: Path, images: Path, mtu: str) -> None:
+        self.name = f"cronium-lab{number}"
+        self._directory = directory / str(number)
+        self._directory.mkdir()
+        self._mtu = mtu
+        self._address = f"{_SUBNET}.{number}"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OF_SERVICES)}
+        own = {"LAB": str(self._directory), "ADDRESS": self._address, "IMAGES": str(images)}
+        self._process = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _SETUP],
+            cwd=ROOT,
+            env=kept | own,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self) -> None:
+        """Wire it, and let its services start; `wait` for them."""
+        self._expect("named")
+        there = ["name", "eth0", "netns", str(self._process.pid)]
+        run("ip", "link", "add", self.name, "mtu", self._mtu, "type", "veth", "peer", "mtu", self._mtu, *there)
+        run("ip", "address", "add", f"{self._address}.1/24", "dev", self.name)
+        run("ip", "link", "set", self.name, "up")
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def wait(self) -> str:
+        """Until its services are there. Returns the command that runs Python in it."""
+        self._expect("ready")
+        pairs = (self._directory / "environment").read_text().rstrip("\0").split("\0")
+        exports = "\n".join(f"export {pair.split('=', 1)[0]}={shlex.quote(pair.split('=', 1)[1])}" for pair in pairs)
+        inside = f"nsenter --target {self._process.pid} --mount --net --wd={shlex.quote(str(ROOT))}"
+        python = self._directory / "python"
+        python.write_text(f'#!/bin/sh\n{exports}\nexec {inside} {shlex.quote(sys.executable)} "$@"\n')
+        python.chmod(0o755)
+        return str(python)
+
+    def stop(self) -> None:
+        self._process.communicate(timeout=_STOP_S)
+        run("ip", "link", "delete", self.name, may_fail=True)
+
+    def _expect(self, word: str) -> None:
+        assert self._process.stdout is not None
+        if self._process.stdout.readline().strip() != word:
+            raise SystemExit(f"{self.name} did not start")
+
+
+def run(*command: str, may_fail: bool = False) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START_S)
+    if done.returncode and not may_fail:
+        raise SystemExit(f"{shlex.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+@contextmanager
+def way_out() -> Iterator[str]:
+    """Labs reach what this machine does: packages for the tests of installation. Yields the MTU."""
+    routes = json.loads(run("ip", "-json", "route", "show", "default"))
+    if not routes:
+        yield "1500"
+        return
+    device = routes[0]["dev"]
+    rules = [
+        ("nat", "POSTROUTING", "-s", f"{_SUBNET}.0.0/16", "-o", device, "-j", "MASQUERADE"),
+        ("filter", "FORWARD", "-s", f"{_SUBNET}.0.0/16", "-j", "ACCEPT"),
+        ("filter", "FORWARD", "-d", f"{_SUBNET}.0.0/16", "-j", "ACCEPT"),
+    ]
+    with ExitStack() as stack:
+        for table, chain, *rule in rules:
+            run("iptables", "--wait", "-t", table, "-I", chain, *rule)
+            stack.callback(run, "iptables", "--wait", "-t", table, "-D", chain, *rule, may_fail=True)
+        yield Path(f"/sys/class/net/{device}/mtu").read_text().strip()
+
+
+@contextmanager
+def labs(count: int) -> Iterator[list[str]]:
+    """The commands that run Python in them."""
+    directory = Path(tempfile.mkdtemp(prefix="cronium-labs.", dir="/var/lib"))
+    directory.chmod(0o711)  # what drops its rights must still get there
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, directory)
+        mtu = stack.enter_context(way_out())
+        images = save_images(directory / "images.tar")
+        made = [Lab(number, directory, images, mtu) for number in range(1, count + 1)]
+        for lab in made:
+            stack.callback(lab.stop)
+            lab.start()
+        yield [lab.wait() for lab in made]
+
+
+def save_images(path: Path) -> Path:
+    """Ours of this machine's engine."""
+    with closing(docker.from_env(timeout=_START_S)) as client:
+        names = [tag for image in client.images.list() for tag in image.tags if tag.startswith("cronium/")]
+    run("docker", "save", "--output", str(path), *names)
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.labs", description=__doc__)
+    parser.add_argument("--labs", type=int, default=_LABS)
+    options, arguments = parser.parse_known_args()
+    if os.geteuid() != 0:  # no namespaces: one after the other, on the engine that there is
+        return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
+    began = time.monotonic()
+    with labs(options.labs) as pythons:
+        workers = [part for python in pythons for part in ("--tx", f"popen//python={python}")]
+        command = [sys.executable, "-m", "pytest", "-p", "no:rerunfailures", *_DISTRIBUTED, *workers, *arguments]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    minutes, cores = (time.monotonic() - began) / 60, (used.ru_utime + used.ru_stime) / 60
+    sys.stdout.write(f"{minutes:.1f} minutes; {cores:.1f} core-minutes without the engines'\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
