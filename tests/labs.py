@@ -26,7 +26,7 @@ _LABS = 3  # on two cores: most tests wait for processes and containers
 _SUBNET = "10.98"
 _START_S = 120
 _STOP_S = 90
-_DISTRIBUTED = ("--dist", "loadfile", "--no-loadscope-reorder")
+_DISTRIBUTED = ("--dist", "loadfile", "--no-loadscope-reorder", "--durations", "20")
 # A lab's own are made by with-services.sh; the programs of a virtual environment may be named in PATH.
 _OF_SERVICES = ("CRONIUM_", "DOCKER_", "TMPDIR")
 _SETUP = r"""
