@@ -2,8 +2,8 @@
 
 `make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py). `make bench ARGS=scale`: what one
 Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="latency gate logs throughput burst
-growth shares"`: only those parts of it, printed and not kept. `make bench ARGS="ab BASE=COMMIT"`: this tree beside
-another commit's (ab.py).
+growth shares neighbours"`: only those parts of it, printed and not kept. `make bench ARGS="ab BASE=COMMIT"`: this
+tree beside another commit's (ab.py).
 """
 
 import json
@@ -23,6 +23,7 @@ from benchmarks.jobs import docker_run, enqueue_to_result, plain_celery, raw_cyc
 from benchmarks.load import burst, idle, running, throughput
 from benchmarks.logs import logs
 from benchmarks.measure import Figure
+from benchmarks.neighbours import neighbours
 from benchmarks.plots import plot_performance
 from benchmarks.shares import shares
 
@@ -81,6 +82,7 @@ PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "burst": partial(burst, 200),
     "growth": growth.figures,
     "shares": shares,
+    "neighbours": neighbours,
 }
 
 
