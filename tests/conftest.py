@@ -23,6 +23,15 @@ def pytest_configure() -> None:
     os.environ.setdefault("CRONIUM_POOL__SIZE", "0")
 
 
+# Side by side (tests.labs), what takes minutes comes first: else all wait for it in the end.
+LONGEST = ("test_recovery.py", "test_chaos.py", "test_interpreters.py", "test_fleet.py", "test_housekeeping.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def wait_until(condition: Callable[[], Any], *, timeout_s: float = 20, what: str = "condition") -> Any:
     """Poll until the condition gives something true, and return that. Fails at the deadline."""
     deadline = time.monotonic() + timeout_s

@@ -142,12 +142,19 @@ def way_out() -> Iterator[str]:
 
 
 @contextmanager
-def labs(count: int) -> Iterator[list[str]]:
-    """The commands that run Python in them."""
-    directory = Path(tempfile.mkdtemp(prefix="cronium-labs.", dir="/var/lib"))
+def directory_of_labs() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="cronium.", dir="/var/lib"))
     directory.chmod(0o711)  # what drops its rights must still get there
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def labs(count: int, directory: Path) -> Iterator[list[str]]:
+    """The commands that run Python in them. Their files are in the directory."""
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, directory)
         mtu = stack.enter_context(way_out())
         images = save_images(directory / "images.tar")
         made = [Lab(number, directory, images, mtu) for number in range(1, count + 1)]
@@ -172,7 +179,9 @@ def main() -> int:
     if os.geteuid() != 0:  # no namespaces: one after the other, on the engine that there is
         return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
     began = time.monotonic()
-    with labs(options.labs) as pythons:
+    with directory_of_labs() as directory, labs(options.labs, directory) as pythons:
+        # With a short name: the paths of sockets have no more than 107 bytes.
+        arguments += ["--basetemp", str(directory / "t")]
         workers = [part for python in pythons for part in ("--tx", f"popen//python={python}")]
         command = [sys.executable, "-m", "pytest", "-p", "no:rerunfailures", *_DISTRIBUTED, *workers, *arguments]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode

@@ -5,6 +5,7 @@ import os
 import pty
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,9 @@ def test_top_shows_hosts_and_jobs_under_way(fleet: Fleet, tmp_path: Path) -> Non
         while seen.count(host.encode()) < 4:  # twice drawn: a row of the host, one of the job
             seen += os.read(leader, 4096)
         live.send_signal(signal.SIGINT)
+        with suppress(OSError):  # the terminal's end; until then it may wait for its last words to be read
+            while os.read(leader, 4096):
+                pass
         assert live.wait(10) == 0
         os.close(leader)
     finally:
