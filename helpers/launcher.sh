@@ -3,7 +3,8 @@
 #
 # /run/cronium is the control directory, read-only here and written by the worker:
 #   gate         FIFO; the first line is the mark that ends both streams, the next comes when there is a job; the end of
-#                the file comes when the worker is gone
+#                the file comes when the worker has read what the container has used, or is gone
+#   ending       FIFO; takes a line when the script has ended
 #   released     there before the gate opens: whoever finds it will start, so the next worker need not guess
 #   start.sh     becomes the script: environment, directory and command line; there before the gate opens
 #   environment  environment and directory for an interpreter that was started in advance, for Bash as commands;
@@ -25,7 +26,7 @@ set +a
 unset CRONIUM_GATE cronium_mark cronium_told cronium_word cronium_code
 cronium_told=
 cronium_word=
-exec 3</run/cronium/gate # a shell that cannot open it ends here: it must not take that for the end of the file
+exec 3</run/cronium/gate 6>/run/cronium/ending # a shell that cannot open them ends here: that is not the end of the file
 read -r cronium_mark <&3 # before any other program runs: then it is in no file or pipe
 
 can_wait() { # certainly: whoever does not wait would take the script for its own before the gate is open
@@ -47,6 +48,8 @@ end() {
         printf %s "$cronium_mark"
         printf %s "$cronium_mark" >&4
     fi
+    echo >&6
+    while read -r _ <&3; do :; done # a worker that has taken over may have written there
     exit "$1"
 }
 
@@ -63,7 +66,7 @@ if [ $# -gt 1 ] && can_wait "$1"; then
     # Says on its descriptor 4 how far it comes: a, at the gate; then s, it becomes the script, or f, a fresh one must.
     cronium_word=$(
         export CRONIUM_GATE=/run/cronium
-        exec 2>&4 4>&1 1>&5 5>&-
+        exec 2>&4 4>&1 1>&5 5>&- 6>&-
         exec "$CRONIUM_INTERPRETER" "$@"
     )
     cronium_code=$?
@@ -81,10 +84,9 @@ fi
 if [ "$cronium_word" != af ]; then
     read -r _ <&3 || [ -e /run/cronium/released ] || exit 75
 fi
-exec 3<&-
 be_deaf
 (
-    exec 2>&4 4>&-
+    exec 2>&4 4>&- 3<&- 6>&-
     # shellcheck source=/dev/null
     . /run/cronium/start.sh
 )

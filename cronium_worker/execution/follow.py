@@ -105,8 +105,9 @@ class Follower:
         Detached when the worker is to leave it; and what the log's writer met."""
         with self._selector:
             self._selector.register(self._wake, selectors.EVENT_READ)
-            if self._sandbox.end is not None:
-                self._selector.register(self._sandbox.end, selectors.EVENT_READ)
+            for descriptor in (self._sandbox.end, self._sandbox.gate.ending):
+                if descriptor is not None and descriptor >= 0:
+                    self._selector.register(descriptor, selectors.EVENT_READ)
             if self._sandbox.stream is not None:
                 self._read(self._sandbox.stream)
             while not self._complete() and (stream := self._read_on()) is not None:
@@ -156,6 +157,8 @@ class Follower:
                 self._take(key.fileobj.read())
             elif key.fileobj is self._wake:
                 self._wake.clear()
+            elif key.fileobj == self._sandbox.gate.ending:
+                self._ending()
             else:
                 self._over()
         now = time.monotonic()
@@ -175,6 +178,12 @@ class Follower:
         if sum(len(data) for _, data in output) >= _MUCH_BYTES and now - self._took_at < _GATHER_S:
             self._listen_at = now + _GATHER_S
         self._took_at = now
+
+    def _ending(self) -> None:
+        """The script has ended, and its launcher waits."""
+        self._selector.unregister(self._sandbox.gate.ending)
+        self._usage.look(at_end=True)
+        self._sandbox.gate.let_end()
 
     def _over(self) -> None:
         """The first process is gone: the last moment at which the kernel still has the counters."""

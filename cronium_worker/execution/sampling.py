@@ -41,7 +41,9 @@ class Sampler:
             self._percent = round(100 * (found.cpu_seconds - self._cpu_s) / elapsed_s, 1)
             self._peak_percent = max(self._percent, self._peak_percent or 0.0)
             self._since, self._cpu_s = now, found.cpu_seconds
-        self.metrics = found.model_copy(update={"cpu_percent_peak": self._peak_percent})
+        known = self.metrics.model_dump(exclude_none=True)
+        told = found.model_dump(exclude_none=True)
+        self.metrics = Metrics.model_construct(**{**known, **told, "cpu_percent_peak": self._peak_percent})
         self.oom_kills = self._reader.oom_kills()
 
     def look_sometimes(self) -> None:

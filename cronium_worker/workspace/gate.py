@@ -1,4 +1,7 @@
-"""The gate: the FIFO at which a started container waits for its job, and the mark that it was opened."""
+"""The gate: the FIFO at which a started container waits for its job, and the mark that it was opened.
+
+At its end a container waits here as well, until the worker has read what it has used.
+"""
 
 import array
 import fcntl
@@ -10,6 +13,7 @@ from pathlib import Path
 
 GATE_NAME = "gate"
 MARK_NAME = "released"
+ENDING_NAME = "ending"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -26,6 +30,10 @@ class Gate:
     The mark beside the gate decides whether a job was started: it is there, all at once, before the gate opens, and
     a launcher that reads the end of the file goes through if it is. So without the mark the script was not
     started and will not be; with it, it was, or will be once the next worker has opened the gate again.
+
+    When the script has ended, the launcher writes a line to a second FIFO, `ending`, and waits for the end of this
+    file: for `let_end()`, or the end of the worker. Until then the container's cgroup is there, with its counters; an
+    engine with systemd's cgroup driver removes it at once. A script can write there, too: then its metrics end there.
     """
 
     def __init__(self, control: Path, end_mark: str = "") -> None:
@@ -35,8 +43,12 @@ class Gate:
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         os.fchmod(self._descriptor, 0o644)  # whatever the umask is: the container's user reads it
         os.write(self._descriptor, f"{end_mark}\n".encode())
+        os.mkfifo(control / ENDING_NAME)
+        self.ending = os.open(control / ENDING_NAME, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.fchmod(self.ending, 0o622)
         self._opened: tuple[float, str] | None = None
         self._first = True
+        self._passed = False
 
     @classmethod
     def left_by_another(cls, control: Path) -> "Gate":
@@ -48,9 +60,12 @@ class Gate:
         gate = cls.__new__(cls)
         gate._mark = control / MARK_NAME
         gate._opened = None
-        gate._first = False
+        gate._first = gate._passed = False
+        gate.ending = -1
         gate._descriptor = os.open(control / GATE_NAME, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
+            with suppress(FileNotFoundError):  # of an older worker
+                gate.ending = os.open(control / ENDING_NAME, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
             with suppress(FileNotFoundError):
                 at, boot = gate._mark.read_text().split()
                 gate._opened = (float(at), boot)
@@ -92,14 +107,24 @@ class Gate:
         worker's gate only whether it was opened is known."""
         if not self._first:
             return self.released
+        if self._descriptor < 0:
+            return self._passed
         unread = array.array("i", [0])
         fcntl.ioctl(self._descriptor, termios.FIONREAD, unread)
         return unread[0] == 0
 
-    def close(self) -> None:
+    def let_end(self) -> None:
+        """Let the launcher go on whose script has ended. Idempotent."""
         if self._descriptor >= 0:
+            self._passed = self.passed()
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def close(self) -> None:
+        self.let_end()
+        if self.ending >= 0:
+            os.close(self.ending)
+            self.ending = -1
 
 
 def _boot_id() -> str:
