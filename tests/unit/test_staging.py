@@ -299,10 +299,17 @@ class Launched:
     """A launcher's process."""
 
     process: subprocess.Popen[str]
+    gate: Gate
 
     def end(self) -> tuple[int, str, str]:
+        """Do as the worker does at the end."""
+        wait_until(lambda: self.is_ending() or self.process.poll() is not None, what="the script's end")
+        self.gate.let_end()
         out, err = self.process.communicate(timeout=10)
         return self.process.returncode, out, err
+
+    def is_ending(self) -> bool:
+        return self.gate.ending >= 0 and bool(select.select([self.gate.ending], [], [], 0)[0])
 
 
 class Waiting(Launched):
@@ -408,7 +415,7 @@ def test_the_next_worker_opens_a_gate_that_was_open(started: Any, sh: list[str],
     waiting.process.send_signal(signal.SIGSTOP)
     waiting.open_the_gate()
     waiting.gate.close()
-    gate = Gate.left_by_another(workspace.control)
+    waiting.gate = gate = Gate.left_by_another(workspace.control)
     waiting.process.send_signal(signal.SIGCONT)
 
     assert waiting.end() == (7, "started\n", "")
@@ -754,3 +761,29 @@ def test_the_container_may_read_the_gate_under_any_umask(tmp_path: Any) -> None:
         os.umask(before)
     assert (tmp_path / "gate").stat().st_mode & 0o777 == 0o644
     gate.close()
+
+
+@SH
+def test_the_launcher_waits_at_its_end_until_its_worker_lets_it(started: Any, sh: list[str]) -> None:
+    waiting = started(sh)
+    waiting.open_the_gate()
+    wait_until(waiting.is_ending, what="the script's end")
+    assert waiting.process.poll() is None
+
+    assert waiting.gate.passed()
+    assert waiting.end() == (7, "started\n", "")
+    assert waiting.gate.passed()
+
+
+@SH
+def test_a_launcher_does_not_wait_for_a_worker_that_is_gone(started: Any, sh: list[str], workspace: Workspace) -> None:
+    waiting = started(sh)
+    waiting.open_the_gate()
+    wait_until(waiting.is_ending, what="the script's end")
+
+    left = Gate.left_by_another(workspace.control)  # its line is no end of the file
+    waiting.gate.close()
+    assert waiting.process.poll() is None
+    left.close()
+
+    assert waiting.end() == (7, "started\n", "")
