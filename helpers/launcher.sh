@@ -48,8 +48,9 @@ end() {
         printf %s "$cronium_mark"
         printf %s "$cronium_mark" >&4
     fi
-    echo >&6
-    while read -r _ <&3; do :; done # a worker that has taken over may have written there
+    # A worker of version 0.1.0 that has taken over does not read there, and holds the gate to the container's end. Others
+    # that have taken over may have written into the gate.
+    echo >&6 && while read -r _ <&3; do :; done
     exit "$1"
 }
 

@@ -787,3 +787,16 @@ def test_a_launcher_does_not_wait_for_a_worker_that_is_gone(started: Any, sh: li
     left.close()
 
     assert waiting.end() == (7, "started\n", "")
+
+
+@SH
+def test_a_launcher_does_not_wait_for_a_worker_that_reads_no_end(started: Any, sh: list[str]) -> None:
+    """One of version 0.1.0 that has taken over holds the gate until the container has ended."""
+    waiting = started(sh)
+    wait_until(waiting.at_the_gate, what="the launcher at its gate")
+    os.close(waiting.gate.ending)
+    waiting.gate.ending = -1
+
+    waiting.open_the_gate()
+
+    assert waiting.process.wait(10) == 7
