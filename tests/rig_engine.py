@@ -13,6 +13,7 @@ import docker
 import psutil
 
 from tests.conftest import wait_until
+from tests.mounts import unmount_below
 from tests.rig_network import NAMESPACES
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -140,7 +141,7 @@ class RigEngine:
         # What forks while it is ended is found the next time.
         wait_until(lambda: end(self._contained()) == 0, what=f"no process in containers of {self.name}")
         end(self.processes())
-        _unmount_below(self.root)
+        unmount_below(self.root)
         for group in self._groups():
             _remove_group(group)
         if self.root.exists():
@@ -179,12 +180,6 @@ def has_ended(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def _unmount_below(root: Path) -> None:
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for mount in reversed([path for path in mounts if path.startswith(f"{root}/")]):
-        subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 def _remove_group(group: Path) -> None:

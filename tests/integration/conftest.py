@@ -22,6 +22,7 @@ from cronium_worker.nodes import make_host
 from cronium_worker.settings import Settings
 from tests.conftest import Leftovers, wait_until
 from tests.integration.shifts import Case, cases
+from tests.mounts import mounts_below
 
 
 @dataclass
@@ -170,7 +171,7 @@ def case(host: Host, store: JobStore, leftovers: Leftovers) -> Iterator[Callable
 @pytest.fixture
 def make_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """An ext4 file system of that size, on a block device of its own; with more options of mkfs.ext4."""
-    with ExitStack() as stack:
+    with mounts_below(tmp_path) as mount:
 
         def make(mebibytes: int, *options: str) -> Path:
             image, directory = tmp_path / "image", tmp_path / "disk"
@@ -178,8 +179,7 @@ def make_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
                 file.truncate(mebibytes * 2**20)
             subprocess.run(["mkfs.ext4", "-q", *options, image], check=True)
             directory.mkdir()
-            subprocess.run(["mount", "-o", "loop", image, directory], check=True)
-            stack.callback(subprocess.run, ["umount", "--lazy", directory], check=True)
+            mount(directory, "-o", "loop", str(image))
             return directory
 
         yield make

@@ -102,14 +102,17 @@ def test_retries_are_counted_by_kind_and_wait_until_they_are_due(
 ) -> None:
     store.retry(claim_of(store, job), "a fault", fault=True)
     store.retry(claim_of(store, job), "a failure", failure=True)
+    store.retry(claim_of(store, job), "a failure", failure=True)
     store.retry(claim_of(store, job), "neither")
+    held = standing(oversight, job)
+    assert (held.faults, held.failures) == (1, 2)
     claim = claim_of(store, job)
-    assert (claim.attempt, claim.faults, claim.failures) == (3, 1, 1)
+    assert (claim.attempt, claim.faults, claim.failures) == (4, 1, 2)
     store.retry(claim, "later", delay_s=1, failure=True)
     assert store.claim(job.id, host="h1") == "busy"
     assert -1 <= standing(oversight, job).due_s < 0
     wait_until(lambda: standing(oversight, job).due_s >= 0)
-    assert claim_of(store, job).attempt == 4
+    assert claim_of(store, job).attempt == 5
 
 
 def test_a_lapsed_claim_is_taken_and_its_worker_fenced_out(store: JobStore, oversight: Oversight, job: Job) -> None:

@@ -20,6 +20,7 @@ from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import connect
 from cronium_worker.models.queues import FLEET_QUEUE
 from tests.conftest import wait_until
+from tests.mounts import mounts_below
 from tests.own_redis import OwnRedis, own_redis
 from tests.recorder import Recorder
 from tests.rig import CRONIUM, RigWorker
@@ -126,10 +127,10 @@ def test_drain_of_a_host_that_is_not_there(host: LocalHost) -> None:
 def small_disk(host: LocalHost) -> Iterator[Path]:
     """Puts the host's base path on a file system of 64 MB."""
     path = host.base_path
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", path], check=True)
-    yield path
-    host.close()
-    subprocess.run(["umount", path], check=True)
+    with mounts_below(path) as mount:
+        mount(path, "-t", "tmpfs", "-o", "size=64m", "tmpfs")
+        yield path
+        host.close()
 
 
 @pytest.mark.timeout(120)

@@ -8,6 +8,7 @@ import pytest
 from cronium_worker.execution.admission import PRIORITY_S, Admission, Share, Ticket
 from cronium_worker.execution.signals import CancelToken
 from tests.conftest import wait_until
+from tests.unit.workspace.trees import descriptors
 
 WHOLE = Share(4000, 4096)
 
@@ -47,6 +48,7 @@ class Line:
 
 @pytest.fixture
 def line() -> Iterator[Line]:
+    before = descriptors()
     line = Line()
     yield line
     for token in line.tokens.values():
@@ -54,6 +56,7 @@ def line() -> Iterator[Line]:
     for thread in line.threads:
         thread.join(5)
         assert not thread.is_alive()
+    assert descriptors() == before, "each job that waited has closed what it waited on"
 
 
 def test_what_fits_is_let_in_and_no_more(line: Line) -> None:

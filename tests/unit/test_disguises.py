@@ -171,6 +171,20 @@ def test_base64_and_hex_at_every_alignment_and_wrapped(
     assert len(left) <= len(code(b"z" * before)) + len(code(after.encode())) + 2
 
 
+@pytest.mark.parametrize(("before", "shown"), [("", "***"), ("z", "en***g%3d%3d"), ("zz", "enp***4%3d")])
+@pytest.mark.parametrize("write", [str.upper, str.lower])
+def test_base64_in_an_address(before: str, shown: str, write: Callable[[str], str]) -> None:
+    """Its + and / are escaped there, in digits of either case."""
+    secret = "~~~???>>>"
+    code = base64.b64encode((before + secret).encode()).decode()
+    assert {"+", "/"} < set(code)
+    text = re.sub("%..", lambda match: write(match[0]), quote_plus(code))
+
+    masked = Masker([secret]).text(f"https://r.example/?s={text}&n=1")
+
+    assert re.sub("%..", lambda match: match[0].lower(), masked) == f"https://r.example/?s={shown}&n=1"
+
+
 @_quick
 @given(st.sampled_from(SECRETS), st.sampled_from(sorted(WRITERS)), st.lists(st.integers(0, 10**4), max_size=8))
 def test_forms_are_found_however_a_stream_is_cut(secret: str, writer: str, cuts: list[int]) -> None:

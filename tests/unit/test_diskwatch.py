@@ -1,7 +1,6 @@
 """The watcher of the jobs' disk use, on trees and on a small file system of its own; no containers."""
 
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from cronium_worker.workspace import Workspace, create
 from cronium_worker.workspace.space import Room
 from cronium_worker.workspace.usage import Tally, Tangled, Usage
 from tests.conftest import wait_until
+from tests.mounts import mounts_below
 from tests.unit.workspace.trees import descriptors
 
 MIB = 2**20
@@ -60,9 +60,9 @@ class Job:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "disk"
     directory.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m,nr_inodes=20k", "none", directory], check=True)
-    yield directory
-    subprocess.run(["umount", "--lazy", directory], check=True)
+    with mounts_below(directory) as mount:
+        mount(directory, "-t", "tmpfs", "-o", "size=256m,nr_inodes=20k", "none")
+        yield directory
 
 
 def wait_for_the_end_of_the_watch() -> None:

@@ -48,6 +48,7 @@ def raw(**changed: Any) -> bytes:
         (ABOUT, parts("a1", chord=CHORD)),
         (None, OLD),
         ({}, OLD | {"callbacks": [SIGNATURE]}),
+        ({"tenant": "a"}, OLD | {"errbacks": [SIGNATURE], "chord": SIGNATURE, "taskset": "g", "timelimit": [None, 5]}),
     ],
 )
 def test_a_message_as_producers_send_it(headers: dict[str, Any] | None, payload: object) -> None:
@@ -107,9 +108,28 @@ def test_parts_that_are_not_those_of_a_task(payload: object) -> None:
     assert task_defect(ABOUT, payload) == NO_TASK
 
 
-@pytest.mark.parametrize("payload", [[], 5, None, {"task": "t"}, OLD | {"args": "abc"}, OLD | {"callbacks": [1]}])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        [],
+        5,
+        None,
+        {"task": "t"},
+        {"id": "a1"},
+        *(OLD | {name: value} for name, value in [
+            ("args", "abc"), ("args", None), ("kwargs", []), ("kwargs", None), ("callbacks", [1]), ("callbacks", {}),
+            ("errbacks", [1]), ("errbacks", {}), ("chord", [1]), ("chord", 5), ("chord", {"task": 5}),
+            ("group", "a.j"), ("taskset", "a.t"), ("timelimit", [1]), ("timelimit", ["1", 2]),
+        ]),
+    ],
+)  # fmt: skip
 def test_an_old_message_that_is_none(payload: object) -> None:
     assert task_defect(None, payload) == NO_TASK
+
+
+@pytest.mark.parametrize("missing", ["args", "kwargs"])
+def test_an_old_message_may_have_no_arguments(missing: str) -> None:
+    assert task_defect(None, {name: value for name, value in OLD.items() if name != missing}) == ""
 
 
 def test_a_message_is_taken_up_to_its_size_and_not_parsed_beyond() -> None:

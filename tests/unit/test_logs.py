@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cronium_worker import metrics
 from cronium_worker.engine.logs import AttachedStream
 from cronium_worker.execution.joblog import JobLog
 from cronium_worker.masking import Masker
@@ -191,6 +192,12 @@ def job_log(*secrets: str, room: int = 10**6) -> tuple[JobLog, Paper]:
     return JobLog(writer, Masker(secrets)), paper
 
 
+def measured() -> tuple[float, ...]:
+    """How much of all logs was counted so far."""
+    counters = (metrics.log_bytes, metrics.log_lines, metrics.log_dropped)
+    return tuple(counter._value.get() for counter in counters)
+
+
 def in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     return [data[start:end] for start, end in pairwise(edges) if end > start]
@@ -285,6 +292,20 @@ def test_when_the_writer_takes_no_more_the_rest_is_counted_and_dropped(
 
     assert paper.text() == text
     assert (summary.bytes, summary.truncated) == (6, truncated)
+
+
+def test_each_byte_and_line_is_measured_once() -> None:
+    before = measured()
+    log, _ = job_log(room=9)
+
+    for piece in (b"a\nb", b"\n", b"\n\nc", "dü\n".encode(), b"ef"):
+        log.feed("stdout", piece)
+    log.feed("stderr", b"x\n")
+    summary = log.finish()
+
+    counted = tuple(now - then for now, then in zip(measured(), before, strict=True))
+    assert counted == (15, 6, 5)
+    assert (summary.bytes, summary.lines) == (15, 7)
 
 
 def test_both_streams_end_where_one_is_cut() -> None:

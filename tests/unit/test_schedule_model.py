@@ -1,6 +1,6 @@
 """What a schedule may be, and what is said of one that may not."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -47,8 +47,25 @@ def test_intervals(every: str, seconds: int) -> None:
     assert made(cron=None, every=every).every == seconds
 
 
-def test_the_longest_name_makes_a_job_id() -> None:
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "2026-11-29T02:30:00+00:00"),
+        ({"timezone": "Europe/Berlin"}, "2026-11-29T01:30:00+00:00"),
+        ({"timezone": "America/New_York"}, "2026-11-28T07:30:00+00:00"),
+        ({"cron": None, "every": "12h"}, "2026-11-28T15:00:00+00:00"),
+        ({"cron": None, "every": "12h", "timezone": "Europe/Berlin"}, "2026-11-28T15:00:00+00:00"),
+    ],
+)
+def test_its_times_are_those_of_its_zone(changes: dict[str, Any], expected: str) -> None:
+    due = made(**changes).timetable(datetime(2026, 11, 28, 3, tzinfo=UTC)).after(datetime(2026, 11, 28, 3, tzinfo=UTC))
+    assert due is not None
+    assert due.isoformat() == expected
+
+
+@pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=9))], ids=str)
+def test_the_longest_name_makes_a_job_id(zone: timezone) -> None:
     name = "x" * 46
-    run_id = made(name=name).run_id(datetime(2026, 11, 28, 21, 58, tzinfo=UTC))
+    run_id = made(name=name).run_id(datetime(2026, 11, 28, 21, 58, tzinfo=UTC).astimezone(zone))
     assert run_id == f"{name}-20261128T215800Z"
     assert len(run_id) == 63  # as long as an id may be

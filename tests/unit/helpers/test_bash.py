@@ -223,6 +223,25 @@ def test_background_jobs_lose_no_change(workspace: Workspace) -> None:
     assert run(workspace, script).stdout == "8\n"
 
 
+def test_background_jobs_write_the_same_file_at_once(workspace: Workspace, tmp_path: Path) -> None:
+    """Each has a temporary file of its own, and the last one wins."""
+    programs, writers = tmp_path / "programs", tmp_path / "writers"
+    for directory in (programs, writers):
+        directory.mkdir()
+    move = programs / "mv"  # once both have written
+    move.write_text(
+        f"#!/bin/sh\n: >{writers}/$$\nuntil [ $(ls {writers} | wc -l) = 2 ]; do sleep 0.01; done\n"
+        f'exec {shutil.which("mv")} "$@"\n'
+    )
+    move.chmod(0o755)
+
+    script = "for n in 1 2; do cronium_output $n & done; wait"
+    result = run(workspace, script, PATH=f"{programs}:{os.environ['PATH']}")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [path.name for path in workspace.output.iterdir()] == ["output.json"]
+
+
 def test_a_full_disk_is_an_error_and_leaves_nothing(workspace: Workspace) -> None:
     script = """
         cronium_output old

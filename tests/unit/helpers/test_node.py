@@ -274,6 +274,25 @@ if (process.argv[2] === "child") {
 }
 """
 
+WRITERS = """
+const fs = require("node:fs");
+const { Worker, isMainThread, workerData, threadId } = require("node:worker_threads");
+if (isMainThread) {
+  const workerData = new Int32Array(new SharedArrayBuffer(4));
+  for (let started = 0; started < 3; started++)
+    new Worker(__filename, { workerData }).on("error", (error) => console.log(error.message));
+} else {
+  const rename = fs.renameSync;
+  fs.renameSync = (...paths) => { // once all have written
+    Atomics.add(workerData, 0, 1);
+    Atomics.notify(workerData, 0);
+    for (let seen; (seen = Atomics.load(workerData, 0)) < 3; ) Atomics.wait(workerData, 0, seen, 10_000);
+    rename(...paths);
+  };
+  cronium.output(threadId);
+}
+"""
+
 MODULE_CHILDREN = """
 import { fork } from "node:child_process";
 import { Worker, isMainThread, parentPort } from "node:worker_threads";
@@ -297,6 +316,12 @@ def test_forks_and_worker_threads_work(scripts: Scripts) -> None:
     lines = scripts.prints(CHILDREN)
 
     assert lines == [f"fork {scripts.main} function true", f"worker {scripts.main} function true", "eval function"]
+
+
+def test_worker_threads_write_the_same_file_at_once(scripts: Scripts) -> None:
+    """Each has a temporary file of its own, and the last one wins."""
+    assert scripts.prints(WRITERS) == []
+    assert [path.name for path in scripts.workspace.output.iterdir()] == ["output.json"]
 
 
 def test_forks_and_worker_threads_of_modules_work(scripts: Scripts) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -133,6 +134,26 @@ def test_threads_lose_no_change(job: Any) -> None:
         thread.join()
 
     assert job.get_variable("n") == 200
+
+
+@pytest.mark.parametrize("write", ["output", "set_condition"])
+def test_threads_write_the_same_file_at_once(
+    job: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """Each has a temporary file of its own, and the last one wins."""
+    all_have_written = threading.Barrier(4)
+    replace = os.replace
+
+    def replace_together(*paths: Any) -> None:
+        all_have_written.wait(10)
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", replace_together)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(getattr(job, write), [True] * 4))
+
+    name = {"output": "output.json", "set_condition": "condition.json"}[write]
+    assert [path.name for path in workspace.output.iterdir()] == [name]
 
 
 def test_python_and_bash_lock_the_same_thing(job: Any, workspace: Workspace) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cronium_worker.workspace import Workspace, create, remove
+from tests.mounts import mounts_below
 
 NOBODY = 65534
 _PR_SET_DUMPABLE = 4
@@ -76,12 +77,5 @@ def unprivileged() -> Iterator[Path]:
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Mounts below `tmp_path` for the time of a test."""
-
-    def mount(target: Path, *arguments: str) -> None:
-        subprocess.run(["mount", *arguments, str(target)], check=True, capture_output=True)
-
-    yield mount
-    # Where they are now: the test may have moved the directories they are on.
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for point in reversed([point for point in points if point.startswith(f"{tmp_path}/")]):
-        subprocess.run(["umount", point], check=True)
+    with mounts_below(tmp_path) as mount:
+        yield mount
