@@ -185,6 +185,24 @@ def test_base64_in_an_address(before: str, shown: str, write: Callable[[str], st
     assert re.sub("%..", lambda match: match[0].lower(), masked) == f"https://r.example/?s={shown}&n=1"
 
 
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        ("a\x01y'z\"w", r"a\x01y\'z" + '"w'),
+        ("a\x01y'z\"w", r"a\x01y'z" + '"w'),
+        ("a\x01y'zw", r"a\x01y\'zw"),
+        ("ä\x01bcd", r"ä\u0001bcd"),
+        ("ä\x01bcd", r"\u00e4\u0001bcd"),
+        ("dcb\x01ä", r"dcb\u0001ä"),
+        ("<\x01b/d>", r"\u003c\u0001b/d\u003e"),
+        ("<\x01bä>", r"\u003c\u0001bä\u003e"),
+        ("/\x01bä", r"\/\u0001b\u00e4"),
+    ],
+)
+def test_each_escape_beside_others(secret: str, text: str) -> None:
+    assert Masker([secret]).text(f"<{text}>") == f"<{MASK}>"
+
+
 @_quick
 @given(st.sampled_from(SECRETS), st.sampled_from(sorted(WRITERS)), st.lists(st.integers(0, 10**4), max_size=8))
 def test_forms_are_found_however_a_stream_is_cut(secret: str, writer: str, cuts: list[int]) -> None:

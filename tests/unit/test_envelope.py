@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cronium_worker.envelope import MAX_MESSAGE_BYTES, message_defect, task_defect
+from cronium_worker.envelope import MAX_MESSAGE_BYTES, first_argument, message_defect, task_defect
+from cronium_worker.links import links_defect
 from cronium_worker.transport import set_origin
 
 SIGNATURE = {"task": "t", "args": [], "kwargs": {}, "options": {}}
@@ -98,6 +99,7 @@ def test_a_task_that_is_not_one(name: str, value: object) -> None:
         [["a1"], ["x"], {}],
         [["a1"], {}, ["x"]],
         parts("a1", chord=5),
+        parts("a1", chord=[SIGNATURE]),
         parts("a1", callbacks="x"),
         parts("a1", chain=[5]),
         parts("a1", errbacks=[{"task": 5}]),
@@ -132,9 +134,28 @@ def test_an_old_message_may_have_no_arguments(missing: str) -> None:
     assert task_defect(None, {name: value for name, value in OLD.items() if name != missing}) == ""
 
 
+@pytest.mark.parametrize(
+    ("body", "encoding", "first"),
+    [
+        (base64.b64encode(b'[["a1"], {}, {}]').decode(), "base64", "a1"),
+        ('[["a1", "a2"], {}, {}]', None, "a1"),
+        ('[[{"id": "a1"}], {}, {}]', None, {"id": "a1"}),
+        ('[["a1"], {}, {}]', "", None),
+        ("[[], {}, {}]", None, None),
+        ("[]", None, None),
+        ("{", None, None),
+        ('[["a1"]]', "base64", None),
+        (base64.b64encode(b"\xff").decode(), "base64", None),
+    ],
+)
+def test_the_first_argument_of_a_message(body: str, encoding: str | None, first: Any) -> None:
+    properties = {"delivery_info": {"exchange": "", "routing_key": "q"}, "delivery_tag": "t", "body_encoding": encoding}
+    assert first_argument(raw(body=body, properties=properties)) == first
+
+
 def test_a_message_is_taken_up_to_its_size_and_not_parsed_beyond() -> None:
     body = "A" * ((MAX_MESSAGE_BYTES - len(raw(body=""))) // 4 * 4)
-    assert message_defect(raw(body=body)) == ""
+    assert message_defect(raw(body=body).ljust(MAX_MESSAGE_BYTES)) == ""
     assert message_defect(raw()) == ""
     assert message_defect(b"[" * (MAX_MESSAGE_BYTES + 1)) == f"longer than {MAX_MESSAGE_BYTES} bytes"
 
@@ -238,3 +259,38 @@ def test_what_a_message_says_of_its_way_is_not_believed(priority: Any) -> None:
     assert len(properties.pop("delivery_tag")) == 36
     assert type(properties["priority"]) is int
     assert properties["priority"] == (priority if type(priority) is int else 0)
+
+
+TEXT, NUMBER, FLAG, ANY_DICT = "a", 1.5, True, {"a": 1}
+ALLOWED: dict[str, Any] = {
+    "argsrepr": TEXT, "kwargsrepr": TEXT, "shadow": TEXT, "origin": TEXT, "reply_to": TEXT, "on": TEXT,
+    "eta": "2030-01-01T00:00:00", "expires": NUMBER, "countdown": NUMBER, "retries": 1, "group_index": 1,
+    "time_limit": NUMBER, "soft_time_limit": NUMBER, "replaced_task_nesting": 1,
+    "ignore_result": FLAG, "add_to_parent": FLAG, "retry": FLAG, "immutable": FLAG,
+    "retry_policy": ANY_DICT, "headers": ANY_DICT, "stamps": ANY_DICT, "stamped_headers": ["a"],
+    "task_id": "x", "root_id": "x", "parent_id": "x", "group_id": "g", "queue": "q", "priority": 255,
+    "serializer": "json", "link": [], "link_error": SIGNATURE, "chain": [SIGNATURE], "chord": CHORD,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_an_option_that_a_link_may_have(name: str) -> None:
+    assert links_defect([link(**{name: ALLOWED[name]})]) == ""
+    assert links_defect(link(**{name: None})) == ""
+    assert f"the option '{name}'" in links_defect(link(**{name: b"1"}), None)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "name",
+    [
+        "body_encoding", "compression", "confirm_timeout", "connection", "content_encoding", "content_type",
+        "correlation_id", "declare", "delivery_info", "delivery_mode", "delivery_tag", "event_dispatcher", "exchange",
+        "exchange_type", "immediate", "mandatory", "producer", "publisher", "route_name", "router", "routing_key",
+        "task_type", "timeout",
+    ],
+)  # fmt: skip
+def test_no_stamp_has_the_name_of_an_option_of_publishing(name: str) -> None:
+    stamped = {name: "x", "tenant": "x"}
+    assert f"the option '{name}'" in links_defect(link(stamped_headers=list(stamped), **stamped))
+    assert links_defect(link(stamped_headers=["tenant"], tenant="x")) == ""

@@ -9,11 +9,13 @@ import pytest
 from cronium_worker.fleet.events import (
     Body,
     claim_body,
+    cut_body,
     log_body,
     metrics_body,
     now_iso,
     progress_body,
     status_body,
+    stored_bytes,
     whole,
 )
 
@@ -62,6 +64,23 @@ def test_the_body_of_a_claim_is_open_for_the_attempt() -> None:
     made = json.loads(b'{"seq":0,' + body.json + b',"attempt":3}')
 
     assert (made["status"], made["host"], made["attempt"]) == ("preparing", 'h"1', 3)
+
+
+def test_the_body_of_a_cut_is_open_for_how_far_it_went() -> None:
+    body = cut_body()
+
+    made = json.loads(b'{"seq":0,' + body.json + b',"to_seq":9}')
+
+    assert (body.kind, made["type"], made["truncated"], made["to_seq"]) == ("progress", "progress", True, 9)
+    assert made["message"].startswith("the logs of earlier attempts were cut")
+    assert stored_bytes(body) == len(body.json) + 100
+
+
+@pytest.mark.parametrize(("length", "kept"), [(1999, 1999), (2000, 2000), (2001, 1999)])
+def test_a_message_has_an_end(length: int, kept: int) -> None:
+    message = event(status_body("failed", "x" * length, attempt=1, host=None))["message"]
+
+    assert message == "x" * kept + "…" * (length > 2000)
 
 
 def test_no_event_is_invalid_json() -> None:

@@ -6,11 +6,12 @@ import pytest
 from pydantic import ValidationError
 
 from cronium_worker.dashboard.readable import of_record
-from cronium_worker.errors import JobFailed
+from cronium_worker.errors import JobFailed, validation_message
 from cronium_worker.fleet.hosts import HostView
 from cronium_worker.models import Job, JobResult, formats
 from cronium_worker.models.formats import Addition, is_from_newer, needed_format, newer_than, without
 from cronium_worker.models.job import JOBS_NODE
+from cronium_worker.policy import with_known_fields
 from cronium_worker.web.jobs import JobSummary
 
 BASH = {"type": "bash", "content": "true"}
@@ -58,6 +59,29 @@ def test_what_is_left_out_is_gone_and_the_rest_is_kept() -> None:
         {"id": given.id, "script": BASH, "retry": {"max_attempts": 3}, "secrets": {"TOKEN": "x"}}
     )
     assert needed_format(left) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "hosts", "kept"),
+    [
+        ({}, {}, True),
+        ({"metadata": {"a": "b"}}, {"h": 2}, True),
+        ({"metadata": {"a": "b"}}, {"h": 2, "old": 1}, False),
+        ({"script": BASH | {"type": "node"}}, {"h": 3}, True),
+    ],
+)
+@pytest.mark.usefixtures("rows")
+def test_what_a_host_does_not_know_is_left_out(fields: dict[str, Any], hosts: dict[str, int], kept: bool) -> None:
+    given = job(**fields)
+    assert with_known_fields(given, hosts) == (given if kept else job(id=given.id))
+
+
+@pytest.mark.usefixtures("rows")
+def test_hosts_that_are_too_old_are_named() -> None:
+    with pytest.raises(ValidationError) as refused:
+        with_known_fields(job(script=BASH | {"type": "node"}), {"new": 3, "older": 2, "oldest": 1})
+    message = validation_message(refused.value)
+    assert message.startswith("script.type: not known to older, oldest: upgrade these hosts (`cronium hosts`)")
 
 
 @pytest.mark.parametrize(

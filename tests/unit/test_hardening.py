@@ -34,12 +34,17 @@ def judged(findings: Iterable[Finding]) -> dict[str, str]:
     ("name", "version", "verdict"),
     [
         ("Engine", "19.03.15", "fail"),
+        ("Engine", "20.10", "weak"),
+        ("Engine", "23.0.14", "weak"),
+        ("Engine", "23.0.15", ""),
         ("Engine", "20.10.24", "weak"),
         ("Engine", "20.10.24+dfsg1", "weak"),
         ("Engine", "26.1.5", ""),
         ("Engine", "27.0.3", "weak"),
         ("Engine", "29.0.0", ""),
         ("containerd", "1.6.20~ds1", "weak"),
+        ("containerd", "1.6.37", "weak"),
+        ("containerd", "1.6.38", ""),
         ("containerd", "v1.7.27", ""),
         ("containerd", "2.0.3", "weak"),
         ("runc", "1.1.5+ds1", "weak"),
@@ -57,6 +62,57 @@ def test_versions(name: str, version: str, verdict: str) -> None:
 def test_who_has_to_act_on_an_old_version() -> None:
     assert "security updates" in hardening.component("runc", "1.1.5+ds1").remedy
     assert hardening.component("runc", "1.1.5").remedy.startswith("install runc 1.3.3 or newer")
+
+
+def told(*findings: Finding) -> list[tuple[str, str]]:
+    return [(finding.name, finding.text) for finding in findings]
+
+
+def test_what_is_told_of_a_firm_engine_and_of_a_weak_one() -> None:
+    assert told(*hardening.engine(FIRM, VERSIONS, Security())) == [
+        ("cgroup version", "v2"),
+        ("live-restore", "on"),
+        ("seccomp", "Cronium's profile"),
+        ("AppArmor or SELinux", "apparmor"),
+        ("userns-remap", "on"),
+    ]
+    weak = {"LiveRestoreEnabled": False, "CgroupVersion": "1", "SecurityOptions": ["name=seccomp", "name=selinux"]}
+    assert told(*hardening.engine(FIRM | weak, VERSIONS, Security())) == [
+        ("cgroup version", "v1"),
+        ("live-restore", "off"),
+        ("seccomp", "Cronium's profile"),
+        ("AppArmor or SELinux", "selinux"),
+        ("userns-remap", "off: root in a container would be root here; no job is root"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("finding", "text"),
+    [
+        (hardening.engine_address("https://e", verified=True), "https://e, TLS"),
+        (hardening.engine_address("http://e", verified=False), "http://e, not verified"),
+        (hardening.engine_socket("/s", 0o140660), "/s, mode 0660"),
+        (hardening.wiring(""), "by the worker"),
+        (hardening.wiring("why"), "by the engine, whose DNS tells them their neighbours' names: why"),
+        (hardening.redis_for_jobs("a", 5, answers=True), "answers without a login at a:5"),
+        (hardening.redis_for_jobs("a", 5, answers=False), "nothing without a login at a:5"),
+        (hardening.name_servers(["a", "b"]), "a, b"),
+        (hardening.dirty_pages(2**28, group="1"), "256 MiB may wait to be written"),
+        (hardening.container_user(7, None), "uid 7, nobody of this host"),
+        (hardening.container_user(7, ("ada", "")), "uid 7, here ada"),
+        (hardening.umask(0o22), "0022"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_told(finding: Finding, text: str) -> None:
+    assert finding.text == text
+
+
+@pytest.mark.parametrize(("address", "tls"), [("rediss://w:pw@r.example/0", "on"), ("redis://w:pw@r.example/0", "off")])
+def test_what_is_told_of_the_way_to_redis(address: str, tls: str) -> None:
+    assert told(*hardening.redis_address("redis", "shown", address)) == [("redis TLS", tls)]
+    without_login = address.replace("w:pw@", "")
+    assert told(*hardening.redis_address("redis", "shown", without_login))[0] == ("redis login", "shown: none")
 
 
 def test_who_connects_jobs_to_their_network() -> None:
@@ -138,8 +194,15 @@ def test_who_may_use_the_engine() -> None:
     assert judged([hardening.engine_address("http://e:2375", verified=False)]) == {"engine address": "fail"}
 
 
-@pytest.mark.parametrize("name", hardening.SYSCTLS)
+SYSCTL_NAMES = [
+    "fs.protected_hardlinks", "fs.protected_symlinks", "fs.protected_fifos", "fs.protected_regular",
+    "kernel.unprivileged_bpf_disabled", "kernel.dmesg_restrict", "kernel.yama.ptrace_scope",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYSCTL_NAMES)
 def test_sysctls(name: str) -> None:
+    assert list(hardening.SYSCTLS) == SYSCTL_NAMES
     assert judged(hardening.sysctls(SYSCTLS)) == {}
     # Without Yama, processes of the same user read each other.
     assert judged(hardening.sysctls(SYSCTLS | {name: None})) == ({name: "weak"} if "yama" in name else {})
@@ -148,6 +211,8 @@ def test_sysctls(name: str) -> None:
 
 def test_a_host_where_little_may_wait_to_be_written() -> None:
     assert judged([hardening.dirty_pages(64 * 2**20, group="1")]) == {}
+    assert judged([hardening.dirty_pages(256 * 2**20, group="1")]) == {}
+    assert judged([hardening.dirty_pages(256 * 2**20 + 1, group="1")]) == {"dirty pages": "weak"}
     assert judged([hardening.dirty_pages(4 * 2**30, group="1")]) == {"dirty pages": "weak"}
     assert judged([hardening.dirty_pages(4 * 2**30, group="2")]) == {}
 
@@ -208,6 +273,13 @@ PATH = {"mode": 0o40711, "owner": 0, "expected": 0, "own_file_system": True, "op
 )
 def test_the_base_path(changed: dict[str, Any], verdict: dict[str, str]) -> None:
     assert judged(hardening.base_path("/p", **(PATH | changed))) == verdict
+
+
+def test_what_is_told_of_the_base_path() -> None:
+    rights = ("base path rights", "0711, uid 0")
+    assert told(*hardening.base_path("/p", **PATH)) == [rights, ("base path file system", "of its own, nosuid,nodev")]
+    shared = PATH | {"own_file_system": False}
+    assert told(*hardening.base_path("/p", **shared))[1] == ("base path file system", "the host's own, nosuid,nodev")
 
 
 @pytest.mark.parametrize(("mask", "fits"), [(0o022, True), (0o077, True), (0o027, True), (0, False), (0o002, False)])

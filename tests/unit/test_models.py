@@ -805,6 +805,21 @@ def test_only_plain_addresses_in_text_are_addresses(field: str, address: Any) ->
         Job.model_validate({"script": SCRIPT, "network": {field: value}})
 
 
+@pytest.mark.parametrize("length", [253, 254])
+def test_the_longest_name_of_a_host(length: int) -> None:
+    fields = {"script": SCRIPT, "network": {"extra_hosts": {"h" * length: "10.0.0.1"}}}
+    if length <= 253:
+        assert len(Job.model_validate(fields).network.extra_hosts) == 1
+    else:
+        with pytest.raises(ValidationError, match="is not a host name"):
+            Job.model_validate(fields)
+
+
+def test_a_record_has_the_secrets_beside_it() -> None:
+    job = Job.model_validate({"script": SCRIPT, "secrets": {"TOKEN": "x"}})
+    assert Job.from_record(job.to_json(secrets=False), {"TOKEN": "x"}) == job
+
+
 @pytest.mark.parametrize("key", ["a\nFORGED", "\x1b[2J", "\u2028", "x" * 100_000])
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_message_is_one_short_clean_line_whatever_the_keys_are(key: str, nested: bool) -> None:

@@ -100,6 +100,15 @@ def test_a_duration_out_of_range_is_refused_by_the_job(written: Any) -> None:
     assert validation_message(caught.value).startswith("timeout: ")
 
 
+@pytest.mark.parametrize(
+    "name", ["type", "createdAt", "updatedAt", "scheduledFor", "attempts", "status", "userId", "eventId"]
+)
+def test_what_the_orchestrator_keeps_for_itself_is_passed_over(name: str) -> None:
+    assert Job.from_orchestrator(PAYLOAD | {name: 5}) == Job.from_orchestrator(PAYLOAD)
+    with pytest.raises(ValueError, match=f"my{name}"):
+        Job.from_orchestrator(PAYLOAD | {f"my{name}": 5})
+
+
 @pytest.mark.parametrize("timeout", [None, 0])
 def test_no_timeout_means_the_default(timeout: Any) -> None:
     assert "timeout" not in Job.from_orchestrator(with_execution(timeout=timeout)).model_fields_set

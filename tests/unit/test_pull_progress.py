@@ -93,6 +93,13 @@ def test_bytes_never_become_fewer() -> None:
     assert (state.bytes_done, state.bytes_total) == (500, 900)
 
 
+@pytest.mark.parametrize("status", ["Download complete", "Extracting", "Pull complete"])
+def test_a_layer_that_is_here_was_pulled_whole(status: str) -> None:
+    _, state = taken(says("Downloading", "a", 500, 900), says(status, "a"))
+
+    assert (state.bytes_done, state.bytes_total) == (900, 900)
+
+
 def test_extracting_is_progress() -> None:
     messages = [says("Download complete", "a"), says("Extracting", "a", 1, 9), says("Extracting", "a", 2, 9)]
 

@@ -295,6 +295,11 @@ def test_bodies_have_a_longest_length_told_or_not(method: str, path: str, limit:
         assert (answer.status, answer.body == str(size).encode()) == (status, status == 200), size
 
 
+def test_a_body_that_says_it_is_too_long_is_not_read() -> None:
+    for size, status in ((4096, 200), (4097, 413)):
+        assert Site("").ask("POST", "/jobs/j/cancel", {"Content-Length": str(size)}).status == status
+
+
 def test_a_length_that_lies_is_no_way_around_the_limit() -> None:
     answer = Site("").ask("POST", "/jobs/j/cancel", {"Content-Length": "5"}, bytes(5000))
 

@@ -78,7 +78,8 @@ def test_what_is_no_result_is_not_taken_for_one(given: Any) -> None:
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ([], "steps: "),
+        ([], "steps: 0: a workflow has 1 to 50 steps"),
+        ([{"name": f"s{number}"} for number in range(51)], "steps: 51: a workflow has 1 to 50 steps"),
         ([{"name": "a", "after": "b"}], "steps: a is the first one: it has neither after nor on"),
         ([{"name": "a"}, {"name": "a"}], "steps: a is there twice: give each step a name of its own"),
         ([{"name": "a"}, {"name": "b", "after": "c"}], "steps: b: after: 'c' is no step before it"),
@@ -89,6 +90,12 @@ def test_what_is_no_workflow(steps: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Workflow.model_validate({"steps": [{"job": JOB, **step} for step in steps]})
     assert validation_message(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_fewest_and_most_steps(count: int) -> None:
+    steps = [{"name": f"s{number}", "job": JOB} for number in range(count)]
+    assert len(Workflow.model_validate({"steps": steps}).steps) == count
 
 
 def test_a_step_follows_the_one_before_it_unless_it_says_so() -> None:
