@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -129,6 +130,21 @@ def test_nothing_is_kept_for_a_job_whose_wait_cannot_be_told(line: Line) -> None
     with pytest.raises(OSError, match=r"waiting for 4 cores and 0 MiB: 0 cores and 0 MiB of 4 cores"):
         line.admission.enter(Share(4000, 0), Ticket(5, 0, CancelToken()), on_wait=fail)
     assert (line.admission.reserved, line.admission.waiting) == (Share(0, 0), 0)
+
+
+def test_a_turn_that_comes_as_a_job_gives_up_is_given_back(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    withdraw = line.admission._withdraw
+
+    def late(waiting: Any) -> None:
+        line.admission.leave(Share(4000, 0))
+        withdraw(waiting)
+
+    line.enter("a", Share(4000, 0))
+    monkeypatch.setattr(line.admission, "_withdraw", late)
+    line.enter("b", Share(4000, 0))
+    line.tokens["b"].cancel()
+    wait_until(lambda: line.turned_away == ["b"], what="b is turned away")
+    assert line.admission.reserved == Share(0, 0)
 
 
 def test_a_running_job_is_counted_whatever_is_free(line: Line) -> None:

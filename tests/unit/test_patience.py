@@ -15,7 +15,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from cronium_worker.fleet.patience import will_pass
+from cronium_worker.fleet.patience import Patience, will_pass
 
 IN_A_SCRIPT = "Error running script (call to f_0): @user_script:7: @user_script: 7: -%s"
 
@@ -59,3 +59,33 @@ def test_waits(error: Exception) -> None:
 )
 def test_does_not_wait(error: Exception) -> None:
     assert not will_pass(error)
+
+
+@pytest.mark.parametrize(
+    ("errors", "tries", "told"),
+    [
+        ([], 1, 0),
+        ([RedisConnectionError()] * 2, 3, 2),
+        ([RedisConnectionError()] * 3, 3, 3),
+        ([AuthenticationError()], 1, 0),
+    ],
+)
+def test_it_tries_again_tells_and_returns_what_came(
+    errors: list[Exception], tries: int, told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redis.retry.sleep", lambda _: None)
+    coming, made, heard = list(errors), [], []
+
+    def do() -> int:
+        made.append(1)
+        if coming:
+            raise coming.pop(0)
+        return 5
+
+    patience = Patience(2, heard.append)
+    if len(errors) < tries:
+        assert patience.call_with_retry(do, lambda _: None) == 5
+    else:
+        with pytest.raises(type(errors[0])):
+            patience.call_with_retry(do, lambda _: None)
+    assert (len(made), len(heard)) == (tries, told)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from cronium_worker.execution.signals import ActiveJobs, CancelToken, Wake
+from tests.unit.workspace.trees import descriptors
 
 
 @pytest.fixture
@@ -44,7 +45,9 @@ def test_another_thread_wakes_a_sleeping_selector(wake: Wake) -> None:
 
 
 def test_setting_after_the_end_is_nothing(wake: Wake) -> None:
+    before = descriptors()
     wake.close()
+    assert descriptors() == before - 1
 
     wake.set()
 
@@ -118,6 +121,17 @@ def test_the_jobs_of_a_process() -> None:
     active.discard("one")
     active.discard("one")
     assert active.ids() == ["two"]
+
+
+def test_a_process_that_ends_leaves_the_jobs_that_it_has_and_those_to_come() -> None:
+    active = ActiveJobs()
+    before = active.add("before")
+    assert not before.detached()
+
+    active.detach()
+
+    assert (before.detached(), active.add("after").detached()) == (True, True)
+    assert not before.cancelled()
 
 
 def test_the_same_job_keeps_its_token() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cronium_worker.engine.image_config import ImageConfig
 from cronium_worker.engine.spec import SandboxSpec, container_config
 from cronium_worker.models import Network, Resources
 from cronium_worker.settings import Log, Security, Settings
@@ -205,3 +206,9 @@ def test_nothing_of_the_worker_is_in_the_environment() -> None:
 
     assert made["Env"] == ["HOME=/tmp", "LANG=C.UTF-8", "TZ=UTC", "CRONIUM_EXECUTION_MODE=container"]
     assert "hunter2" not in json.dumps(made)
+
+
+def test_variables_of_an_image_that_look_like_ours_are_unset_but_for_those_that_are_set() -> None:
+    made = config({"image_config": ImageConfig(variables=("CRONIUM_EXECUTION_MODE", "CRONIUM_X"))})
+
+    assert made["Env"] == ["CRONIUM_X", "HOME=/tmp", "LANG=C.UTF-8", "TZ=UTC", "CRONIUM_EXECUTION_MODE=container"]
