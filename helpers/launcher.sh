@@ -26,7 +26,9 @@ set +a
 unset CRONIUM_GATE cronium_mark cronium_told cronium_word cronium_code
 cronium_told=
 cronium_word=
-exec 3</run/cronium/gate 6>/run/cronium/ending # a shell that cannot open them ends here: that is not the end of the file
+# `command`, so that it goes on without where that cannot be opened: gVisor opens no FIFO for writing.
+{ command exec 6>/run/cronium/ending; } 2>/dev/null
+exec 3</run/cronium/gate # a shell that cannot open it ends here: it must not take that for the end of the file
 read -r cronium_mark <&3 # before any other program runs: then it is in no file or pipe
 
 can_wait() { # certainly: whoever does not wait would take the script for its own before the gate is open

@@ -11,6 +11,7 @@ import os
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,8 @@ _LABS = 3  # on two cores: most tests wait for processes and containers
 _SUBNET = "10.98"
 _START_S = 120
 _STOP_S = 90
-_DISTRIBUTED = ("--dist", "loadfile", "--no-loadscope-reorder", "--durations", "20")
+_MOST_S = 45 * 60
+_DISTRIBUTED = ("--dist", "loadfile", "--no-loadscope-reorder", "--durations", "20", "-o", "timeout_method=signal")
 # A lab's own are made by with-services.sh; the programs of a virtual environment may be named in PATH.
 _OF_SERVICES = ("CRONIUM_", "DOCKER_", "TMPDIR")
 _SETUP = r"""
@@ -142,8 +144,8 @@ def way_out() -> Iterator[str]:
 
 
 @contextmanager
-def directory_of_labs() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="cronium.", dir="/var/lib"))
+def directory_in(place: str) -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="cronium.", dir=place))
     directory.chmod(0o711)  # what drops its rights must still get there
     try:
         yield directory
@@ -172,6 +174,15 @@ def save_images(path: Path) -> Path:
     return path
 
 
+def wait_for(pytest: subprocess.Popen[bytes]) -> int:
+    """Its exit code. One that takes too long is interrupted: pytest-xdist can wait for ever after a worker's crash."""
+    try:
+        return pytest.wait(_MOST_S)
+    except subprocess.TimeoutExpired:
+        pytest.send_signal(signal.SIGINT)
+        return pytest.wait(_STOP_S) or 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.labs", description=__doc__)
     parser.add_argument("--labs", type=int, default=_LABS)
@@ -179,12 +190,16 @@ def main() -> int:
     if os.geteuid() != 0:  # no namespaces: one after the other, on the engine that there is
         return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
     began = time.monotonic()
-    with directory_of_labs() as directory, labs(options.labs, directory) as pythons:
-        # With a short name: the paths of sockets have no more than 107 bytes.
-        arguments += ["--basetemp", str(directory / "t")]
+    with (
+        directory_in("/var/lib") as directory,
+        directory_in("/tmp") as temporary,
+        labs(options.labs, directory) as pythons,
+    ):
+        # In /tmp, as jobs' directories are; with a short name: the paths of sockets have no more than 107 bytes.
+        arguments += ["--basetemp", str(temporary / "t")]
         workers = [part for python in pythons for part in ("--tx", f"popen//python={python}")]
         command = [sys.executable, "-m", "pytest", "-p", "no:rerunfailures", *_DISTRIBUTED, *workers, *arguments]
-        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        code = wait_for(subprocess.Popen(command, cwd=ROOT))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     minutes, cores = (time.monotonic() - began) / 60, (used.ru_utime + used.ru_stime) / 60
     sys.stdout.write(f"{minutes:.1f} minutes; {cores:.1f} core-minutes without the engines'\n")

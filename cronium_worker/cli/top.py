@@ -1,6 +1,7 @@
 """`cronium top`: the hosts and what they run, live."""
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -38,13 +39,13 @@ def top(once: bool) -> None:
             console.width = 4096
         console.print(_look(None))
         return
-    with Live(_look(console.height), console=console, screen=True, auto_refresh=False) as live:
-        try:
-            while True:
-                time.sleep(_EVERY_S)
-                live.update(_look(console.height), refresh=True)
-        except KeyboardInterrupt:
-            return
+    with (
+        suppress(KeyboardInterrupt),
+        Live(_look(console.height), console=console, screen=True, auto_refresh=False) as live,
+    ):
+        while True:
+            time.sleep(_EVERY_S)
+            live.update(_look(console.height), refresh=True)
 
 
 def _look(height: int | None) -> Group:

@@ -37,6 +37,13 @@ def root(pid: int | None) -> Path:
     return Path(f"/proc/{pid or 'self'}/root")
 
 
+def is_running(pid: int) -> bool:
+    """Not one that has ended and that its parent has not asked for: proc_pid_stat(5)."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    return False
+
+
 def has_link(pid: int | None, name: str) -> bool:
     with suppress(OSError):
         lines = Path(f"/proc/{pid or 'self'}/net/dev").read_text().splitlines()

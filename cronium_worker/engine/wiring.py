@@ -21,7 +21,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from cronium_worker.engine.client import Engine
-from cronium_worker.engine.host_network import engine_pid, has_link, namespace
+from cronium_worker.engine.host_network import engine_pid, has_link, is_running, namespace
 from cronium_worker.engine.netlink import Links
 from cronium_worker.engine.network import JobsNetwork, ensure_network, find_network
 from cronium_worker.errors import CroniumError, NetworkError
@@ -82,7 +82,7 @@ class Wiring:
                 links.up(_INSIDE)
                 links.add_default_route(self._network.gateway)
         except OSError as error:
-            if Path(f"/proc/{pid}").exists():
+            if is_running(pid):
                 raise NetworkError(f"{self._network.names.network}: {error.strerror}", retryable=True) from error
 
     def keep(self) -> None:

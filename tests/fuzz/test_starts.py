@@ -59,7 +59,8 @@ def test_any_value_arrives_byte_for_byte(
         stage_job(workspace, job, attempt=1, host="h", uid=os.geteuid(), gid=os.getegid())
         start, launcher = workspace.control / "start.sh", workspace.control / "launcher.sh"
         start.write_bytes(start.read_bytes().replace(b"/workspace/scripts/main.py", b"/proc/self/environ"))
-        launcher.write_text(launcher.read_text().replace("/run/cronium", str(workspace.control)))
+        text = launcher.read_text().replace("/run/cronium/ending", "/nobody/listens")
+        launcher.write_text(text.replace("/run/cronium", str(workspace.control)))
         gate.open()
         ran = subprocess.run(
             [*shell, str(launcher), "cat"], env={"PATH": os.defpath}, check=False, capture_output=True, cwd="/"
