@@ -64,6 +64,10 @@ exec deploy/local/with-services.sh sh -c '
 """
 
 
+class NoLabs(Exception):
+    """They cannot be made here."""
+
+
 class Lab:
     """Of one worker. `python`: the command that runs Python there."""
 
@@ -113,13 +117,13 @@ class Lab:
     def _expect(self, word: str) -> None:
         assert self._process.stdout is not None
         if self._process.stdout.readline().strip() != word:
-            raise SystemExit(f"{self.name} did not start")
+            raise NoLabs(f"{self.name} did not start")
 
 
 def run(*command: str, may_fail: bool = False) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START_S)
     if done.returncode and not may_fail:
-        raise SystemExit(f"{shlex.join(command)}: {done.stderr.strip()}")
+        raise NoLabs(f"{shlex.join(command)}: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -187,16 +191,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.labs", description=__doc__)
     parser.add_argument("--labs", type=int, default=_LABS)
     options, arguments = parser.parse_known_args()
-    if os.geteuid() != 0:  # no namespaces: one after the other, on the engine that there is
+    try:
+        if os.geteuid() != 0:
+            raise NoLabs("root is needed")
+        return side_by_side(options.labs, arguments)
+    except (NoLabs, FileNotFoundError) as reason:
+        sys.stderr.write(f"one after the other, on the engine that there is: {reason}\n")
         return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
+
+
+def side_by_side(count: int, arguments: list[str]) -> int:
+    """Raises NoLabs, before any test."""
     began = time.monotonic()
     with (
         directory_in("/var/lib") as directory,
         directory_in("/tmp") as temporary,
-        labs(options.labs, directory) as pythons,
+        labs(count, directory) as pythons,
     ):
         # In /tmp, as jobs' directories are; with a short name: the paths of sockets have no more than 107 bytes.
-        arguments += ["--basetemp", str(temporary / "t")]
+        arguments = [*arguments, "--basetemp", str(temporary / "t")]
         workers = [part for python in pythons for part in ("--tx", f"popen//python={python}")]
         command = [sys.executable, "-m", "pytest", "-p", "no:rerunfailures", *_DISTRIBUTED, *workers, *arguments]
         code = wait_for(subprocess.Popen(command, cwd=ROOT))
