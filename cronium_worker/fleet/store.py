@@ -530,14 +530,14 @@ class JobStore:
         finished_at = result.finished_at or now_iso()
         event = in_pieces(with_ready_outputs(body.json, contents=False))
         about = (result.status, finished_at, self.result_ttl_s)
-        text, name = result.model_dump_json(), ""
+        name = ""
         if result.is_ready:
             name = uuid4().hex
             key, pieces = whole_result_key(claim.job.id, name), in_pieces(result.to_json())
             set_pieces(self.redis, key, pieces, add="rpush", ttl_s=UNFINISHED_S)
-            text = result.model_copy(update={"output": _elsewhere(result.output)}).model_dump_json()
+            result = result.model_copy(update={"output": _elsewhere(result.output)})
         try:
-            outcome = self._fenced("finish", claim, *about, name, text, *event)
+            outcome = self._fenced("finish", claim, *about, name, result.model_dump_json(), *event)
         except ClaimLost:
             if name:
                 self.redis.unlink(whole_result_key(claim.job.id, name))
