@@ -1,6 +1,7 @@
 """The Celery application. Thin: the work is in `execution`, the configuration in `celeryconfig`."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 from celery import Celery
@@ -31,6 +32,10 @@ class CroniumApp(Celery):
     runner: JobRunner | None = None
     agent: Housekeeper | None = None
     beat_soon: Callable[[], None] | None = None
+
+    @cached_property
+    def Beat(self) -> Any:  # noqa: N802 - Celery's name
+        return self.subclass_with_self("cronium_worker.beat:Beat")
 
     @property
     def is_node(self) -> bool:

@@ -1,11 +1,29 @@
-"""Beat's scheduler: RedBeat's, with users' schedules. Celery loads it by the name in celeryconfig."""
+"""Beat, and its scheduler: RedBeat's, with users' schedules. Celery loads it by the name in celeryconfig."""
 
-from typing import Any
+import signal
+from typing import Any, NoReturn
 
+from celery import beat
+from celery.apps.beat import Beat as CeleryBeat
 from redbeat import RedBeatScheduler
 
 from cronium_worker import schedules
 from cronium_worker.fleet.keys import FLEET_KEYS, BrokenKey, tell
+
+
+class Beat(CeleryBeat):
+    """`celery beat`, which SIGTERM and SIGINT end at any time."""
+
+    def install_sync_handler(self, service: beat.Service) -> None:
+        """Celery's handler closes the scheduler inside of whatever runs just then: an import, the scheduler's own
+        start, a command to Redis. This one says that it ends; the service closes the scheduler on its way out."""
+
+        def end(*_: object) -> NoReturn:
+            service.stop()  # a finalizer of Python swallows the exception
+            raise SystemExit
+
+        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGINT, end)
 
 
 class Scheduler(RedBeatScheduler):

@@ -243,6 +243,36 @@ def test_beats_take_over_from_each_other(host: LocalHost) -> None:
     assert time.monotonic() - killed < 30
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("moment", ["setup_schedule", "tick"])
+def test_beat_ends_cleanly_whenever_it_is_told_to(host: LocalHost, moment: str) -> None:
+    """Given SIGTERM during its scheduler's start, or a turn; in a finalizer, where Python swallows what its handler
+    raises; then it ends without an error, and its lock is free for the next beat."""
+    code = f"""if True:
+        import os, signal
+        from cronium_worker.app import app
+        from cronium_worker.beat import Scheduler
+
+        class Finalized:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def told(self, *args, moment=Scheduler.{moment}, **options):
+            assert not hasattr(self, "told"), "called again"
+            self.told = Finalized()
+            del self.told
+            self.told = True
+            return moment(self, *args, **options)
+
+        Scheduler.{moment} = told
+        app.Beat(loglevel="INFO", quiet=True).run()
+    """
+    python = str(Path(CRONIUM).parent / "python")
+    for _ in range(2):
+        beat = host.process(python, "-c", code)
+        assert beat.process.wait(20) == 0, beat.log.read_text()
+
+
 @pytest.mark.timeout(180)
 def test_a_restart_of_redis_stops_no_schedule(host: LocalHost, own_redis: OwnRedis, tmp_path: Path) -> None:
     host.env["CRONIUM_REDIS_URL"] = own_redis.url

@@ -19,6 +19,8 @@ from tests.rig import CRONIUM, Rig, RigWorker
 from tests.system.local_host import IMAGE, LocalHost
 
 TIMEOUT_S = 60
+# Where a worker's jobs are to wait for the next one: a node's start takes seconds, on a busy machine more than a lease.
+LONG_LEASE = {"CRONIUM_LEASE_TTL": "30"}
 
 
 @pytest.fixture
@@ -141,6 +143,7 @@ def test_a_retry_comes_when_it_is_due(recovering: LocalHost) -> None:
 def test_a_worker_that_is_killed_loses_nothing(recovering: LocalHost) -> None:
     """Given 8 jobs that print; when their worker is killed and a new one started; then each completes as if nothing
     had been, and who follows notices nothing but a pause."""
+    recovering.env |= LONG_LEASE
     worker = recovering.start(node="jobs", concurrency=8)
     script = 'for n in $(seq 60); do echo "$n"; sleep 0.1; done; cronium_output "$CRONIUM_ATTEMPT"'
     results = [submit(recovering, script, resources={"cpu": 0.2}) for _ in range(8)]
@@ -161,6 +164,7 @@ def test_a_worker_that_is_killed_loses_nothing(recovering: LocalHost) -> None:
 
 @pytest.mark.timeout(180)
 def test_a_job_that_ended_while_no_worker_was_there(recovering: LocalHost) -> None:
+    recovering.env |= LONG_LEASE
     worker = recovering.start(node="jobs")
     async_result = submit(recovering, "echo before; sleep 2; echo after >&2; cronium_output 7; exit 3")
     wait_until(lambda: lines_of(async_result.id) == ["before"])
@@ -179,7 +183,7 @@ def test_a_job_that_ended_while_no_worker_was_there(recovering: LocalHost) -> No
 def test_an_upgrade_under_load_fails_no_job(recovering: LocalHost) -> None:
     """Given a stream of jobs; when the worker is told to end and a new one started, three times; then all complete
     at their first attempt with all their lines."""
-    recovering.env |= {"CRONIUM_DRAIN_TIMEOUT": "1", "CRONIUM_LEASE_TTL": "30"}  # a node's start takes seconds
+    recovering.env |= LONG_LEASE | {"CRONIUM_DRAIN_TIMEOUT": "1"}
     worker = recovering.start(node="jobs", concurrency=4)
     script = 'for n in $(seq 20); do echo "$n"; sleep 0.1; done'
     fields = {"network": {"mode": "none"}}
@@ -215,6 +219,7 @@ def test_a_stopping_worker_answers_and_hears_cancels(recovering: LocalHost) -> N
 
 @pytest.mark.timeout(120)
 def test_a_second_signal_detaches_at_once(recovering: LocalHost) -> None:
+    recovering.env |= LONG_LEASE
     worker = recovering.start(node="jobs")
     async_result = submit(recovering, "sleep 8; echo end")
     wait_until(lambda: statuses_of(async_result.id)[-1] == "running")
@@ -260,7 +265,7 @@ def test_a_job_whose_worker_does_not_come_back_runs_elsewhere(
 
 @pytest.mark.timeout(180)
 def test_a_job_that_kills_its_worker_each_time_is_given_up(recovering: LocalHost) -> None:
-    recovering.env["CRONIUM_LEASE_TTL"] = "30"
+    recovering.env |= LONG_LEASE
     worker = recovering.start(node="jobs")
     async_result = submit(recovering, "sleep 600")
     wait_until(lambda: statuses_of(async_result.id)[-1] == "running")

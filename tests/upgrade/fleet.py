@@ -129,7 +129,9 @@ class UpgradeHost:
         for node in nodes:
             version, worker = self.running.pop(node)
             code = worker.process.wait(120)
-            assert code == 0, f"{node} of {version} ended with {code}: {worker.log.read_text(errors='replace')[-2000:]}"
+            # Older beats end by Celery's own handler, which closes them inside of whatever runs just then.
+            may_fail = node == "beat" and version.name != "today"
+            assert code == 0 or may_fail, f"{node} of {version} ended with {code}: {worker.log.read_text(errors='replace')[-2000:]}"
 
     def kill(self, *nodes: str) -> None:
         """SIGKILL. Without nodes: all of them."""
