@@ -131,7 +131,9 @@ class UpgradeHost:
             code = worker.process.wait(120)
             # Older beats end by Celery's own handler, which closes them inside of whatever runs just then.
             may_fail = node == "beat" and version.name != "today"
-            assert code == 0 or may_fail, f"{node} of {version} ended with {code}: {worker.log.read_text(errors='replace')[-2000:]}"
+            assert code == 0 or may_fail, (
+                f"{node} of {version} ended with {code}: {worker.log.read_text(errors='replace')[-2000:]}"
+            )
 
     def kill(self, *nodes: str) -> None:
         """SIGKILL. Without nodes: all of them."""
