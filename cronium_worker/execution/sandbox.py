@@ -5,10 +5,10 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -115,7 +115,8 @@ class Sandbox:
 
     @classmethod
     def create(cls, host: Host, *, job: Job, attempt: int, image: Pulled) -> "Sandbox":
-        """Make, attach and start a container for an attempt. Raises Fault; then nothing is left."""
+        """Make, attach and start a container for an attempt. Raises Fault; then nothing is left that the janitor
+        would not remove."""
         return cls._make(
             host,
             name=_name(job, attempt),
@@ -131,7 +132,7 @@ class Sandbox:
     @classmethod
     def prepare(cls, host: Host, kind: Kind) -> "Sandbox":
         """Make one that waits for whatever job of its kind comes, with the fleet's default limits. Raises Fault; then
-        nothing is left."""
+        nothing is left that the janitor would not remove."""
         resources = host.settings.defaults
         started = host.settings.pool.interpreters
         sandbox = cls._make(
@@ -169,11 +170,12 @@ class Sandbox:
         if image_config.refused:
             raise ContainerCreateError(f"image {image}: {image_config.refused}", image=image)
         sandbox_id = uuid4().hex
+        made: list[str] = []
         with ExitStack() as on_error:
             try:
                 with metrics.sandbox_phase("workspace"):
                     workspace = _make_workspace(settings, sandbox_id, volumes=len(image_config.volumes))
-                    on_error.callback(directories.remove, workspace)
+                    on_error.push(partial(_take_back, host.engine, workspace, made))
                     end_mark = stage_launcher(workspace)
                     gate = Gate(workspace.control, end_mark)
                     on_error.callback(gate.close)
@@ -207,7 +209,7 @@ class Sandbox:
                 container_id = host.engine.create(
                     name, container_config(spec, settings), otherwise=_otherwise(name, sandbox_id), image=image
                 )
-            on_error.callback(_remove, host.engine, container_id)
+            made.append(container_id)
             with metrics.sandbox_phase("start"):
                 stream = host.engine.attach(container_id)
                 on_error.callback(stream.close)
@@ -408,9 +410,22 @@ def _make_workspace(settings: Settings, sandbox_id: str, *, volumes: int) -> Wor
         return directories.create(settings.sandboxes_path, sandbox_id, uid=uid, gid=uid, volumes=volumes)
 
 
-def _remove(engine: Engine, container_id: str) -> None:
-    with suppress(Fault):
-        engine.remove(container_id)
+def _take_back(
+    engine: Engine, workspace: Workspace, made: Sequence[str], _: object, error: object, *_trace: object
+) -> None:
+    """Remove what there is of a sandbox whose making has failed: its container, if one was made, and its workspace.
+
+    Where the engine may still have the container, the workspace stays: it is what the janitor knows the container by.
+    An engine that was killed while it made one did not answer, and has it after its start.
+    """
+    is_gone = bool(made) or not isinstance(error, Fault) or error.details.get("answered") is not False
+    try:
+        for container_id in made:
+            engine.remove(container_id)
+    except Fault:
+        is_gone = False
+    if is_gone:
+        directories.remove(workspace)
 
 
 def _visible_pid(pid: int, container_id: str) -> int | None:

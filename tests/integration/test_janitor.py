@@ -4,7 +4,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,18 @@ from uuid import uuid4
 
 import docker
 import pytest
+import requests
 from docker.models.containers import Container
 from docker.types import Mount
 
+from cronium_worker.engine.images import ImageManager
 from cronium_worker.errors import DaemonError
-from cronium_worker.execution.sandbox import Host
+from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.fleet.oversight import Oversight
 from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, connect, record_key
 from cronium_worker.janitor import Janitor, Sweep
 from cronium_worker.models import Job, JobResult
+from cronium_worker.policy import with_defaults
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import create, existing, remove
 from cronium_worker.workspace.directories import named
@@ -220,6 +223,43 @@ def test_container_and_workspace_go_in_one_sweep(planter: Planter, janitor: Jani
     assert janitor.sweep(dry_run=True).removed["workspaces"] == [sandbox]
     sweep = janitor.sweep()
     assert (sweep.removed["containers"], sweep.removed["workspaces"]) == ([name], [sandbox])
+
+
+@pytest.mark.parametrize("silent", [("create_container_from_config",), ("start", "remove_container")])
+def test_a_container_that_an_engine_has_after_all_goes(
+    planter: Planter, janitor: Janitor, host: Host, monkeypatch: pytest.MonkeyPatch, silent: tuple[str, ...]
+) -> None:
+    """Given an engine that ends while it makes a container, or before a failed one is removed, and that has it after
+    its start; then it is this host's, and goes with its workspace."""
+    job = with_defaults(Job.model_validate({"script": says("bash", "x")}), host.settings)
+    image = ImageManager(host.engine, host.settings.registry).find([planter.image])
+    assert image is not None
+    done: list[str] = []
+
+    def unanswered(name: str) -> Callable[..., Any]:
+        call = getattr(host.engine.api, name)
+
+        def ends(*arguments: Any, **options: Any) -> Any:
+            if name not in done:
+                done.append(name)
+                if name != "remove_container":
+                    call(*arguments, **options)
+                raise requests.ConnectionError("Remote end closed connection without response")
+            return call(*arguments, **options)
+
+        return ends
+
+    for name in silent:
+        monkeypatch.setattr(host.engine.api, name, unanswered(name))
+    with pytest.raises(DaemonError, match="did not answer"):
+        Sandbox.create(host, job=job, attempt=1, image=image)
+    assert done == list(silent)
+    (container,) = planter.docker.containers.list(all=True, filters={"label": f"cronium.job.id={job.id}"})
+    planter.planted.append(container)
+    planter.grow_old()
+    sweep = janitor.sweep()
+    assert (sweep.removed["containers"], sweep.left_alone) == ([container.name], {})
+    assert existing(host.settings.sandboxes_path) == []
 
 
 def test_networks_that_are_left_over_go(planter: Planter, janitor: Janitor, settings: Settings) -> None:
