@@ -22,6 +22,7 @@ from cronium_worker import __version__, metrics
 from cronium_worker.agent import Agent
 from cronium_worker.app import app
 from cronium_worker.beat_schedule import CLEANUP, PREPULL
+from cronium_worker.engine.cgroups import CpuBurst
 from cronium_worker.engine.client import Engine
 from cronium_worker.engine.confinement import confinement
 from cronium_worker.engine.firewall import Firewall
@@ -251,6 +252,7 @@ class JobsStep(_Node):
             "taking_jobs": self._intake.is_open,
             "stopping": self._stopping,
             "unfit": engine or shortage or unfenced,
+            "lacks": [f"CPU burst: {CpuBurst.refused}"] if CpuBurst.refused else [],
             "free_bytes": {str(found.path): found.free_bytes for found in rooms},
         }
         drained = hosts().beat(self._settings.host_name, self.node, report)

@@ -209,6 +209,35 @@ def _firewall(settings: Settings) -> Iterator[Finding]:
     )
 
 
+def _container(settings: Settings) -> Iterator[Finding]:
+    """Make one as for a job, where there is an image for it."""
+    from cronium_worker.engine.client import Engine
+    from cronium_worker.engine.confinement import confinement
+    from cronium_worker.engine.images import ImageManager
+    from cronium_worker.engine.network import find_network
+    from cronium_worker.execution.sandbox import Host
+    from cronium_worker.execution.trial import try_container
+
+    try:
+        engine = Engine()
+    except CroniumError:
+        return  # told already
+    try:
+        candidates = [settings.registry.resolve(name) for name in settings.images.candidates("bash")]
+        image = ImageManager(engine, settings.registry).find(candidates)
+        if image is None:
+            return  # told already
+        # Doctor makes no network: the worker does, and fences it.
+        network = "isolated" if find_network(engine, fleet=settings.fleet) else "none"
+        runtime = settings.security.runtime or engine.info()["DefaultRuntime"]
+        host = Host(engine=engine, settings=settings, seccomp=confinement(engine, settings.security))
+        yield from hardening.container(f"{runtime}, network {network}", try_container(host, image, network=network))
+    except CroniumError as error:
+        yield Finding("container", str(error), "jobs cannot run here: see docs/troubleshooting.md")
+    finally:
+        engine.close()
+
+
 def _base_path(settings: Settings) -> Iterator[Finding]:
     path = settings.base_path
     place = next(parent for parent in (path, *path.parents) if parent.exists())
@@ -239,6 +268,9 @@ def _workers(_settings: Settings) -> Iterator[Finding]:
         agents = [view.name for view in views if view.has_agent]
         live = ", ".join(f"{node}@{view.name}" for view in views for node in view.nodes)
         serve = any(view.serves(None) for view in views)
+        for view in views:
+            if view.lacks:
+                yield Finding(f"host {view.name}", "; ".join(view.lacks), hardening.ALLOW, weak=True)
         yield Finding("workers", live or "none", "" if serve else "start one with `cronium worker`")
         for queue in sorted({queue for view in views for queue in view.queues}):
             serving = {view.name: view.nodes[JOBS_NODE] for view in views if view.serves(queue)}
@@ -270,6 +302,10 @@ _OK, _WEAK, _FAILED = (
     click.style(mark, fg=colour) for mark, colour in (("ok  ", "green"), ("weak", "yellow"), ("FAIL", "red"))
 )
 
+_CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    _redis, _broker, _docker, _firewall, _container, _base_path, _host,
+)  # fmt: skip
+
 
 @click.command()
 @click.option("--workers", is_flag=True, help="check as well that workers take what is sent to them")
@@ -281,7 +317,15 @@ def doctor(workers: bool) -> None:
       cronium doctor --workers
     """
     settings = get_settings()
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [_redis, _broker, _docker, _firewall, _base_path, _host]
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [
+        _redis,
+        _broker,
+        _docker,
+        _firewall,
+        _container,
+        _base_path,
+        _host,
+    ]
     failed = False
     for check in [*checks, _workers] if workers else checks:
         for finding in check(settings):

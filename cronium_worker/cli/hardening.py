@@ -8,12 +8,15 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cronium_worker.cli.finding import Finding
 from cronium_worker.engine.seccomp import Version, runtime_of, version_of, why_not_ours
 from cronium_worker.settings import Security, is_loopback
+
+if TYPE_CHECKING:
+    from cronium_worker.execution.trial import Trial
 
 # The first good versions of each branch, the newest branch last: what is older has a known way out of a container.
 # Engine: CVE-2024-41110. containerd: CVE-2024-40635. runc: CVE-2024-21626, CVE-2025-31133, -52565, -52881.
@@ -47,6 +50,23 @@ SYSCTLS = tuple(_SYSCTLS)
 # Measured with 64 MiB (docs/performance.md, attacks); a disk that takes no 256 MiB in a few seconds is too slow anyway.
 _MAX_DIRTY_BYTES = 256 * 2**20
 _NO_SHELLS = ("nologin", "false", "sync", "halt", "shutdown")
+
+ALLOW = "allow it in the worker's unit (docs/operations.md); ProtectControlGroups= forbids it"
+
+
+def container(what: str, trial: "Trial") -> Iterator[Finding]:
+    """One that was made as for a job."""
+    text = f"{what}: started in {trial.seconds:.2f} s"
+    if trial.not_in_force:
+        wrong = ", ".join(f"{name} is {has}, not {asked}" for name, (asked, has) in trial.not_in_force.items())
+        yield Finding("container", f"{text}; {wrong}", "jobs are not limited: look at the engine and its runtime")
+    elif trial.unread:
+        advice = "give the worker the host's processes and cgroups (docs/operations.md), or use runc"
+        yield Finding("container", f"{text}; not to be read: {', '.join(trial.unread)}", advice, weak=True)
+    else:
+        yield Finding("container", f"{text}; its limits are in force")
+    if trial.burst_refused:
+        yield Finding("CPU burst", f"jobs start slower: {trial.burst_refused}", ALLOW, weak=True)
 
 
 def component(name: str, text: str) -> Finding:

@@ -214,7 +214,7 @@ class Sandbox:
                 stream = host.engine.attach(container_id)
                 on_error.callback(stream.close)
                 host.engine.start(container_id)
-            pid = _visible_pid(host.engine.state(container_id).pid, container_id)
+            pid = visible_pid(host.engine.state(container_id).pid, container_id)
             end = os.pidfd_open(pid) if pid else None
             if pid and network.mode == "isolated":
                 host.wiring.connect(pid)
@@ -295,7 +295,7 @@ class Sandbox:
                 raise ContainerStartError("its worker was lost before the script started", retryable=True)
             if not gate.same_boot and not state.running:
                 raise DaemonError("the host was started anew and ended the container", retryable=True)
-            pid = _visible_pid(state.pid, container.id)
+            pid = visible_pid(state.pid, container.id)
             end = None
             with suppress(ProcessLookupError):  # it has just ended
                 end = os.pidfd_open(pid) if pid else None
@@ -428,7 +428,7 @@ def _take_back(
         directories.remove(workspace)
 
 
-def _visible_pid(pid: int, container_id: str) -> int | None:
+def visible_pid(pid: int, container_id: str) -> int | None:
     """The container's first process, if it is the same process for this worker as for the engine: not in a
     worker that runs in a container without the host's processes."""
     with suppress(OSError):

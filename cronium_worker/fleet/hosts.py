@@ -83,6 +83,11 @@ class HostView:
         report = self.nodes.get(JOBS_NODE, {})
         return f"{report['running']}/{report['slots']}" if {"running", "slots"} <= report.keys() else ""
 
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What its jobs node may not do; its jobs run all the same."""
+        return tuple(self.nodes.get(JOBS_NODE, {}).get("lacks", ()))
+
     def serves(self, queue: str | None) -> bool:
         """Return whether its jobs node is live and serves the queue; None: any queue."""
         return JOBS_NODE in self.nodes and (queue is None or queue in self.queues)

@@ -91,7 +91,7 @@ def test_a_report_may_say_less_than_ours(registry: HostRegistry, name: str) -> N
     """A node of another version, or one that has just started."""
     registry.beat(name, JOBS_NODE, {})
     host = view(registry, name)
-    assert (host.queues, host.slots, host.serves(None), host.serves("q")) == ((), "", True, False)
+    assert (host.queues, host.slots, host.lacks, host.serves(None), host.serves("q")) == ((), "", (), True, False)
     assert broken_keys(registry._redis) == []
     assert len(fleet._row(host)) == 10
     assert top._hosts([host]).row_count == 1

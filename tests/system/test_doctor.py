@@ -1,5 +1,6 @@
 """`cronium doctor --workers` tells nodes that take messages from such that only live."""
 
+import re
 import sys
 
 import pytest
@@ -53,3 +54,21 @@ def test_what_takes_messages_and_what_only_lives(host: LocalHost) -> None:
     code, found = findings(host)
     assert (code, found[jobs]) == (1, f"taken by {host.name}")
     assert found[agent] == "took no message → restart it: it lives, and takes no messages"
+
+
+def test_a_container_is_made_as_for_a_job(host: LocalHost) -> None:
+    def line(**changes: str) -> str:
+        return next(line for line in host.cronium("doctor", **changes).stdout.splitlines() if " container: " in line)
+
+    assert re.fullmatch(
+        r"ok   container: runc, network (isolated|none): started in .* s; its limits are in force", line()
+    )
+    refused = line(CRONIUM_SECURITY__RUNTIME="nonesuch")
+    assert refused.startswith("FAIL container: ")
+    assert "the engine has no runtime nonesuch" in refused
+
+
+def test_what_a_node_may_not_do_is_told(host: LocalHost) -> None:
+    host.registry.beat(host.name, "jobs", {"lacks": ["CPU burst: Read-only file system"]})
+    told = host.cronium("doctor", "--workers").stdout
+    assert f"weak host {host.name}: CPU burst: Read-only file system → allow it in the worker's unit" in told

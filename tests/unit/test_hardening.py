@@ -8,6 +8,7 @@ import pytest
 
 from cronium_worker.cli import hardening
 from cronium_worker.cli.finding import Finding
+from cronium_worker.execution.trial import Trial
 from cronium_worker.settings import Security
 
 FIRM = {
@@ -285,3 +286,16 @@ def test_what_is_told_of_the_base_path() -> None:
 @pytest.mark.parametrize(("mask", "fits"), [(0o022, True), (0o077, True), (0o027, True), (0, False), (0o002, False)])
 def test_the_umask(mask: int, fits: bool) -> None:
     assert (judged([hardening.umask(mask)]) == {}) == fits
+
+
+@pytest.mark.parametrize(
+    ("trial", "bad"),
+    [
+        (Trial(0.3, {}, [], ""), {}),
+        (Trial(0.3, {"PidsLimit": (256, 2**63 - 1)}, [], ""), {"container": "fail"}),
+        (Trial(0.3, {}, ["Memory"], ""), {"container": "weak"}),
+        (Trial(0.3, {}, [], "Read-only file system"), {"CPU burst": "weak"}),
+    ],
+)
+def test_a_container_that_was_made_as_for_a_job(trial: Trial, bad: dict[str, str]) -> None:
+    assert judged(hardening.container("runc, network none", trial)) == bad
