@@ -48,6 +48,11 @@ def faults(kind: type[Fault], doing: str) -> Iterator[None]:
         raise DaemonError(f"{doing}: the Docker Engine did not answer", retryable=True, answered=False) from error
 
 
+def _components(api: docker.APIClient) -> dict[str, str]:
+    version = api.version(api_version=False)
+    return {part["Name"]: part["Version"] for part in version.get("Components") or ()}
+
+
 @dataclass(frozen=True)
 class ContainerState:
     """The engine's word on a container that is there. `finished_s`: seconds since the epoch, by the clock of the
@@ -79,7 +84,8 @@ class EngineHistory:
 class Engine:
     """One host's Docker Engine (DOCKER_HOST and its companions, else the default socket). Safe for threads.
 
-    Raises ConfigurationError when there is no engine to talk to.
+    Raises ConfigurationError when there is no engine to talk to, or when it is Podman: its API has no network `none`,
+    other events, and other options of networks.
     """
 
     def __init__(self, *, connections: int = 16) -> None:
@@ -94,10 +100,14 @@ class Engine:
             # For questions of which no container's fate hangs: an engine that is about to end, and ends all containers
             # before, takes no new connections, but answers on those that it has.
             self.questions = ShortCallClient(**arguments, timeout=CALL_TIMEOUT_S, keep_connections=True)
+            podman = _components(self.api).get("Podman Engine")
         except _TRANSPORT_ERRORS as error:
             raise ConfigurationError(
                 f"Docker Engine: cannot connect ({error}); start it, or set DOCKER_HOST"
             ) from error
+        if podman is not None:
+            self.close()
+            raise ConfigurationError(f"Docker Engine: this is Podman {podman}; set DOCKER_HOST to a Docker Engine")
 
     def own_client(self) -> docker.APIClient:
         """Another client like `streams`, whose connections nobody else uses. The caller closes it."""
@@ -129,10 +139,9 @@ class Engine:
             return self.api.info()
 
     def components(self) -> dict[str, str]:
-        """Versions by name: Engine, containerd, runc."""
+        """Versions by name: Engine, containerd, runc. Raises DaemonError."""
         with faults(DaemonError, "engine version"):
-            version = self.api.version(api_version=False)
-        return {part["Name"]: part["Version"] for part in version.get("Components") or ()}
+            return _components(self.api)
 
     @property
     def address(self) -> tuple[str, bool]:

@@ -158,6 +158,7 @@ setup_tests() {
         stop_service prometheus
     fi
     has runsc || apt_install "gVisor" runsc
+    has podman || apt_install "Podman" podman
     has docker-compose || apt_install "Docker Compose" docker-compose
     has chromium || apt_install "Chromium" chromium
     has systemd-analyze || apt_install "systemd's checker" systemd

@@ -1,11 +1,17 @@
 """`cronium doctor --workers` tells nodes that take messages from such that only live."""
 
+import os
 import re
+import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.conftest import wait_until
+from tests.rig import CRONIUM, RigWorker
 from tests.system.local_host import LocalHost
 
 
@@ -72,3 +78,25 @@ def test_what_a_node_may_not_do_is_told(host: LocalHost) -> None:
     host.registry.beat(host.name, "jobs", {"lacks": ["CPU burst: Read-only file system"]})
     told = host.cronium("doctor", "--workers").stdout
     assert f"weak host {host.name}: CPU burst: Read-only file system → allow it in the worker's unit" in told
+
+
+@pytest.fixture
+def podman(tmp_path: Path) -> Iterator[str]:
+    """The address of its API."""
+    with TemporaryDirectory(dir="/tmp") as short:
+        socket = Path(short) / "podman.sock"
+        storage = ["--root", f"{short}/root", "--runroot", f"{short}/run", "--storage-driver", "vfs"]
+        command = ["podman", *storage, "system", "service", "--time", "0", f"unix://{socket}"]
+        with RigWorker(command, dict(os.environ), tmp_path / "podman.log"):
+            wait_until(socket.exists, what="Podman's socket")
+            yield f"unix://{socket}"
+
+
+@pytest.mark.timeout(60)
+def test_podman_is_refused_in_one_line(host: LocalHost, podman: str) -> None:
+    version = subprocess.check_output(["podman", "--version"], text=True).split()[-1]
+    told = f"Docker Engine: this is Podman {version}; set DOCKER_HOST to a Docker Engine"
+    assert f"FAIL docker: {told}" in host.cronium("doctor", DOCKER_HOST=podman).stdout
+    worker = host.process(CRONIUM, "worker", "--node", "jobs", DOCKER_HOST=podman)
+    assert worker.process.wait(40) == 1
+    assert worker.log.read_text().splitlines()[-1] == f"cronium: {told}"
