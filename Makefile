@@ -8,6 +8,8 @@ BIN := .venv/bin
 FLAVOUR ?=
 # make test ARGS="-k name"
 ARGS ?=
+# make test-hosts ROW="forky trixie"
+ROW ?=
 # make test-upgrade BASE=COMMIT
 BASE ?=
 export ARGS BASE
@@ -15,7 +17,7 @@ export ARGS BASE
 CHECKS := check-format check-lint check-types check-layers check-shell check-dockerfiles
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-upgrade attack chaos fuzz up check $(CHECKS) bench images docs lock clean
+.PHONY: help demo test test-hosts test-upgrade attack chaos fuzz up check $(CHECKS) bench images docs lock clean
 
 help: ## this list
 	@echo 'cronium-worker: scripts as jobs, each alone in a container, on a fleet of Docker hosts'
@@ -33,6 +35,10 @@ test: ## the whole test suite on real Docker Engines and Redis, side by side; AR
 test-upgrade: ## hosts of an older version beside today's, and back; BASE=COMMIT,COMMIT; ARGS=--short without what takes long
 	@$(SETUP) venv services tests
 	@$(WITH_SERVICES) sh -c 'cronium images build && exec pytest tests/upgrade $$ARGS'
+
+test-hosts: ## the tests about the engine on other Debian suites, engines, runtimes; ROW="forky forky-crun"; ARGS="-k name"
+	@$(SETUP) venv services tests
+	@$(WITH_SERVICES) sh -c 'cronium images build && exec python -m tests.matrix $(ROW) $$ARGS'
 
 attack: ## what an attacker tries, against the real thing; ARGS=queue for those with that in their name
 	@$(SETUP) venv services tests

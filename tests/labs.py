@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -56,11 +56,34 @@ ip address add "$ADDRESS.2/24" dev eth0
 ip link set eth0 up
 ip route add default via "$ADDRESS.1"
 echo 1 >/proc/sys/net/ipv4/ip_forward
-exec deploy/local/with-services.sh sh -c '
+exec deploy/local/with-services.sh sh -ec '
     docker load --quiet --input "$IMAGES" >/dev/null
     env -0 >"$LAB/environment"
     echo ready
     exec cat >/dev/null'
+"""
+
+
+# Into another root directory: that of a newer distribution, with the project, its own virtual environment, and the lab.
+_ENTER = r"""
+set -e
+mount --bind "$ROOT" "$ROOT"
+for name in proc sys dev; do mount --rbind "/$name" "$ROOT/$name"; done
+mount -t tmpfs -o mode=1777 tmpfs "$ROOT/tmp"
+mkdir -p "$ROOT/mnt"
+# What this machine trusts is trusted there: its mirror may be behind a proxy.
+for path in /etc/ssl/certs "$PWD" "$ENVIRONMENT:$PWD/.venv" ${LABS:+"$LABS"}; do
+    mkdir -p "$ROOT${path#*:}"
+    mount --bind "${path%%:*}" "$ROOT${path#*:}"
+done
+cp --dereference /etc/resolv.conf "$ROOT/etc/resolv.conf"
+back=$PWD
+cd "$ROOT"
+pivot_root . mnt
+umount --lazy /mnt
+cd "$back"
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+exec sh -c "$THEN"
 """
 
 
@@ -69,9 +92,11 @@ class NoLabs(Exception):
 
 
 class Lab:
-    """Of one worker. `python`: the command that runs Python there."""
+    """Of one worker of pytest-xdist, or of a row of tests.matrix: then with `root`, what `entering` returns."""
 
-    def __init__(self, number: int, directory: Path, images: Path, mtu: str) -> None:
+    def __init__(
+        self, number: int, directory: Path, images: Path, mtu: str, *, root: Mapping[str, str] | None = None
+    ) -> None:
         self.name = f"cronium-lab{number}"
         self._directory = directory / str(number)
         self._directory.mkdir()
@@ -79,10 +104,12 @@ class Lab:
         self._address = f"{_SUBNET}.{number}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_OF_SERVICES)}
         own = {"LAB": str(self._directory), "ADDRESS": self._address, "IMAGES": str(images)}
+        self._python = str(ROOT / ".venv" / "bin" / "python") if root else sys.executable
+        script = _ENTER if root else _SETUP
         self._process = subprocess.Popen(
-            ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _SETUP],
+            ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", script],
             cwd=ROOT,
-            env=kept | own,
+            env=kept | own | ({**root, "LABS": str(directory), "THEN": _SETUP} if root else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -104,9 +131,9 @@ class Lab:
         self._expect("ready")
         pairs = (self._directory / "environment").read_text().rstrip("\0").split("\0")
         exports = "\n".join(f"export {pair.split('=', 1)[0]}={shlex.quote(pair.split('=', 1)[1])}" for pair in pairs)
-        inside = f"nsenter --target {self._process.pid} --mount --net --wd={shlex.quote(str(ROOT))}"
+        inside = f"nsenter --target {self._process.pid} --mount --net --wdns={shlex.quote(str(ROOT))}"
         python = self._directory / "python"
-        python.write_text(f'#!/bin/sh\n{exports}\nexec {inside} {shlex.quote(sys.executable)} "$@"\n')
+        python.write_text(f'#!/bin/sh\n{exports}\nexec {inside} {shlex.quote(self._python)} "$@"\n')
         python.chmod(0o755)
         return str(python)
 
@@ -118,6 +145,20 @@ class Lab:
         assert self._process.stdout is not None
         if self._process.stdout.readline().strip() != word:
             raise NoLabs(f"{self.name} did not start")
+
+
+def entering(root: Path, environment: Path) -> dict[str, str]:
+    """The variables of a lab in another root directory, with that virtual environment as the project's."""
+    return {"ROOT": str(root), "ENVIRONMENT": str(environment)}
+
+
+def inside(root: Path, environment: Path, *command: str) -> None:
+    """Run a command in another root directory, with this machine's network. Raises NoLabs."""
+    then = {"THEN": f"exec {shlex.join(command)}"}
+    enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER]
+    done = subprocess.run(enter, cwd=ROOT, env=os.environ | entering(root, environment) | then, check=False)
+    if done.returncode:
+        raise NoLabs(f"{shlex.join(command)} in {root}: exit code {done.returncode}")
 
 
 def run(*command: str, may_fail: bool = False) -> str:

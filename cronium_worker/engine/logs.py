@@ -88,7 +88,11 @@ class AttachedStream:
         return _STREAMS.get(kind, "stdout")
 
     def close(self) -> None:
+        # The SDK keeps its answer there, whose finalizer would find the socket closed: Python 3.14 complains of it.
+        response = getattr(self._owner, "_response", None)
         with suppress(OSError):
+            if response is not None:
+                response.close()
             self._owner.close()
             self._socket.close()
 
