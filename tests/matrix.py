@@ -22,8 +22,8 @@ _PLACE = ROOT / "var" / "hosts"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _MIRROR = "http://deb.debian.org/debian"
 _PACKAGES = (
-    "docker.io", "docker-cli", "containerd", "runc", "crun", "iptables", "nftables", "iproute2", "kmod", "mount", "procps",
-    "redis-server", "python3", "python3-venv", "nodejs", "docker-registry", "gcc", "libc6-dev", "e2fsprogs",
+    "docker.io", "docker-cli", "containerd", "runc", "crun", "iptables", "nftables", "iproute2", "kmod", "mount",
+    "procps", "redis-server", "python3", "python3-venv", "nodejs", "docker-registry", "gcc", "libc6-dev", "e2fsprogs",
     "ca-certificates", "curl", "git", "jq", "make", "openssl",
 )  # fmt: skip
 _NUMBER = 9  # beside the labs of `make test`
