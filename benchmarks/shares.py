@@ -7,9 +7,10 @@ from typing import Any
 from uuid import uuid4
 
 from benchmarks.measure import Figure, figure
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.events import log_body, metrics_body
 from cronium_worker.fleet.share import make_room
-from cronium_worker.fleet.store import Claim, JobStore, connect, job_keys
+from cronium_worker.fleet.store import Claim, JobStore, job_keys
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import Job, Stream
 from cronium_worker.settings import get_settings

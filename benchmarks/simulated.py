@@ -27,11 +27,12 @@ from cronium_worker.app import app
 from cronium_worker.consumers import EagerConsumer
 from cronium_worker.execution.signals import ActiveJobs, CancelToken
 from cronium_worker.fleet.cancels import CancelListener
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.events import metrics_body, now_iso, status_body
 from cronium_worker.fleet.heartbeat import Heartbeat
 from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.oversight import Oversight
-from cronium_worker.fleet.store import Claim, JobStore, Outcome, connect
+from cronium_worker.fleet.store import Claim, JobStore, Outcome
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.housekeeping import waiting_messages
 from cronium_worker.models import JobResult, LogSummary, Metrics, Timings

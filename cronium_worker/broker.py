@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cronium_worker.models.sentinel import sentinel_address
 from cronium_worker.settings import Settings
 
 HIGHEST_PRIORITY = 9  # of a job: 9 first, 0 last
@@ -10,12 +11,24 @@ HIGHEST_PRIORITY = 9  # of a job: 9 first, 0 last
 
 def broker_url(settings: Settings) -> str:
     """As Celery takes it."""
-    return celery_url((settings.broker_url or settings.redis_url).get_secret_value())
+    url = _broker_address(settings)
+    address = sentinel_address(url)
+    return address.broker_url() if address else celery_url(url)
 
 
 def result_backend(settings: Settings) -> str:
     """As Celery takes it."""
-    return celery_url((settings.result_backend or settings.redis_url).get_secret_value())
+    url = _result_address(settings)
+    address = sentinel_address(url)
+    return address.result_backend() if address else celery_url(url)
+
+
+def _broker_address(settings: Settings) -> str:
+    return (settings.broker_url or settings.redis_url).get_secret_value()
+
+
+def _result_address(settings: Settings) -> str:
+    return (settings.result_backend or settings.redis_url).get_secret_value()
 
 
 def celery_url(url: str) -> str:
@@ -41,10 +54,24 @@ def transport_options(settings: Settings) -> Mapping[str, Any]:
     if is_amqp(settings):
         # Sending a message returns when RabbitMQ has it.
         return {"confirm_publish": True}
+    address = sentinel_address(_broker_address(settings))
     # Ten lists a queue, taken in order: priority 9 before 0.
     return {
         "queue_order_strategy": "priority",
         "priority_steps": list(range(HIGHEST_PRIORITY + 1)),
         "sep": ":",
         "socket_keepalive": True,
+        **(address.transport_options if address else {}),
     }
+
+
+def result_options(settings: Settings) -> Mapping[str, Any]:
+    """Of the results' connection."""
+    address = sentinel_address(_result_address(settings))
+    return address.transport_options if address else {}
+
+
+def sentinel_tls(settings: Settings) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """The broker's and the results', in Celery's settings of TLS: it has no way to write them with sentinel://."""
+    broker, results = (sentinel_address(of(settings)) for of in (_broker_address, _result_address))
+    return (broker and broker.tls) or None, (results and results.tls) or None

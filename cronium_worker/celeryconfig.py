@@ -12,6 +12,8 @@ from cronium_worker.broker import HIGHEST_PRIORITY as _HIGHEST_PRIORITY
 from cronium_worker.broker import broker_url as _broker_url
 from cronium_worker.broker import is_amqp as _is_amqp
 from cronium_worker.broker import result_backend as _result_backend
+from cronium_worker.broker import result_options as _result_options
+from cronium_worker.broker import sentinel_tls as _sentinel_tls
 from cronium_worker.broker import transport_options as _transport_options
 from cronium_worker.models.queues import DEFAULT_QUEUE
 from cronium_worker.models.result import with_ready_outputs as _with_ready_outputs
@@ -27,7 +29,14 @@ _redis_url = _settings.redis_url.get_secret_value()
 
 broker_url = _broker_url(_settings)
 result_backend = _result_backend(_settings)
-override_backends = dict.fromkeys(("redis", "rediss"), "cronium_worker.results:Results")
+override_backends = {
+    "redis": "cronium_worker.results:Results",
+    "rediss": "cronium_worker.results:Results",
+    "sentinel": "cronium_worker.results:SentinelResults",
+}
+result_backend_transport_options = dict(_result_options(_settings))
+# Of addresses with sentinel:// alone: all others say so themselves.
+broker_use_ssl, redis_backend_use_ssl = _sentinel_tls(_settings)
 result_expires = _settings.result_ttl
 # A result that is due while Redis is away is stored when it is back; without this it is lost.
 result_backend_always_retry = True

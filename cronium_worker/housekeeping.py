@@ -18,9 +18,9 @@ from cronium_worker.app import app
 from cronium_worker.beat_schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVER, housekeeping_every_s
 from cronium_worker.envelope import first_argument
 from cronium_worker.errors import BrokerUnavailable
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.keys import BOOKKEEPING, Misfit, misfits, raise_others
-from cronium_worker.fleet.store import connect
 from cronium_worker.models.fields import is_job_id
 from cronium_worker.models.queues import HOST_QUEUE_PREFIX
 from cronium_worker.recovery import Recovery
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def hosts() -> HostRegistry:
     """The registry of hosts, for this process."""
     settings = get_settings()
-    redis = connect(settings.redis_url.get_secret_value(), on_error=metrics.redis_error)
+    redis = connect(settings.redis_url.get_secret_value(), retries=3, on_error=metrics.redis_error)
     return HostRegistry(redis, host_ttl_s=settings.lease_ttl)
 
 

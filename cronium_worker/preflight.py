@@ -8,12 +8,13 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
+from redis.sentinel import MasterNotFoundError
 
 from cronium_worker.errors import ConfigurationError
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.keys import BOOKKEEPING, FLEET_KEYS, Misfit, misfits
 from cronium_worker.fleet.patience import will_pass
-from cronium_worker.fleet.store import connect
 from cronium_worker.models.queues import DEFAULT_QUEUE, FLEET_QUEUE, HOST_QUEUE_PREFIX
 from cronium_worker.settings import Settings, without_password
 
@@ -41,6 +42,7 @@ class RedisServer:
     eviction: str | None
     memory_limit_bytes: int | None
     append_only: bool | None
+    replicas: int | None = None  # that are connected
 
     @property
     def evicts(self) -> bool:
@@ -62,6 +64,7 @@ def look(redis: "Redis") -> RedisServer:
         eviction=info.get("maxmemory_policy"),
         memory_limit_bytes=info.get("maxmemory"),
         append_only=None if append_only is None else bool(append_only),
+        replicas=info.get("connected_slaves"),
     )
 
 
@@ -101,7 +104,8 @@ def remedy(error: RedisError | OSError, setting: str) -> str:
         if will_pass(error):
             return "give Redis more memory or disk, or wait until it is ready"
         return "Redis 5 or newer is needed"
-    return f"start Redis, or set {setting}"
+    what = "Redis and its sentinels" if isinstance(error, MasterNotFoundError) else "Redis"
+    return f"start {what}, or set {setting}"
 
 
 def redis_addresses(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -109,8 +113,13 @@ def redis_addresses(settings: Settings) -> Iterator[tuple[str, str]]:
     address = settings.redis_url.get_secret_value()
     yield "CRONIUM_REDIS_URL", address
     broker = settings.broker_url.get_secret_value() if settings.broker_url else address
-    if broker != address and broker.startswith(("redis://", "rediss://")):
+    if broker != address and broker.startswith(("redis://", "rediss://", "sentinel://")):
         yield "CRONIUM_BROKER_URL", broker
+
+
+def too_few(replicas: int, wanted: int) -> str:
+    """Of Redis's replicas, for CRONIUM_REDIS_WAIT_REPLICAS."""
+    return f"{replicas} replicas are connected, and CRONIUM_REDIS_WAIT_REPLICAS is {wanted}"
 
 
 def check_redis(settings: Settings) -> None:
@@ -127,5 +136,8 @@ def check_redis(settings: Settings) -> None:
                 f"{shown}: maxmemory-policy {server.eviction} forgets jobs when memory is full; "
                 "set maxmemory-policy noeviction"
             )
+        wanted = settings.redis_wait_replicas
+        if name == "CRONIUM_REDIS_URL" and server.replicas is not None and server.replicas < wanted:
+            logger.warning("%s: jobs wait: %s", shown, too_few(server.replicas, wanted))
         if server.append_only is False:
             logger.warning("%s: without an append-only file a restart of Redis loses jobs; set appendonly yes", shown)

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import uuid4
 
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 from redis.exceptions import ResponseError
@@ -43,3 +43,7 @@ class Results(RedisBackend):  # type: ignore[misc]
         # Who subscribes later looks at the key after that.
         if any(count for _, count in self.client.pubsub_numsub(key)):
             self.client.eval(_PUBLISH, 1, key)
+
+
+class SentinelResults(Results, SentinelBackend):  # type: ignore[misc]
+    """The same behind Sentinel."""

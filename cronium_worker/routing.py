@@ -23,10 +23,10 @@ class Queues(amqp.Queues):  # type: ignore[misc]
 class Connection(connection.Connection):
     def get_transport_cls(self) -> Any:
         """To Redis by `transport`. The connection's address stays as it was given: Flower and the log show it."""
-        if self.transport_cls in ("redis", "rediss"):
-            from cronium_worker.transport import Transport
+        if self.transport_cls in ("redis", "rediss", "sentinel"):
+            from cronium_worker.transport import SentinelTransport, Transport
 
-            return Transport
+            return SentinelTransport if self.transport_cls == "sentinel" else Transport
         return super().get_transport_cls()  # type: ignore[no-untyped-call]
 
 

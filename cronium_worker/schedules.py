@@ -34,7 +34,8 @@ from cronium_worker.errors import (
     SecretsUnreadable,
     validation_message,
 )
-from cronium_worker.fleet.keys import BrokenKey, NamingRedis
+from cronium_worker.fleet.connections import client
+from cronium_worker.fleet.keys import BrokenKey
 from cronium_worker.models import TERMINAL, Job
 from cronium_worker.models.formats import is_from_newer
 from cronium_worker.models.queues import DEFAULT_QUEUE
@@ -310,7 +311,7 @@ def connect() -> Any:
     """RedBeat's client for this process: one that names a broken key."""
     ensure_conf(app)
     if getattr(app, REDBEAT_REDIS_KEY, None) is None:
-        setattr(app, REDBEAT_REDIS_KEY, NamingRedis.from_url(app.redbeat_conf.redis_url, decode_responses=True))
+        setattr(app, REDBEAT_REDIS_KEY, client(app.redbeat_conf.redis_url, decode_responses=True))
     return get_redis(app)
 
 

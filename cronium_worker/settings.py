@@ -29,6 +29,7 @@ from cronium_worker.errors import ConfigurationError, validation_message
 from cronium_worker.models.fields import MIB, ImageReference, Size, is_image
 from cronium_worker.models.job import PullPolicy, QueueName, Resources, ScriptType
 from cronium_worker.models.reference import HUB, canonical_registry, is_registry, named_registry
+from cronium_worker.models.sentinel import sentinel_address
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 SHORTEST_TOKEN = 16
@@ -36,7 +37,7 @@ FLAVOURS = ("alpine", "debian")
 OWN_NAMES = "cronium/"  # what our images' names begin with where they are built
 # All between the first colon and the last @, so that no odd password is shown in part; redis-py reads queries, too.
 _PASSWORD_IN_URL = re.compile(r"(?<=//)([^:@/]*:).*@")
-_PASSWORD_IN_QUERY = re.compile(r"([?&]password=)[^&]*")
+_PASSWORD_IN_QUERY = re.compile(r"([?&](?:sentinel_)?password=)[^&]*")
 
 
 def _own_host_name() -> str:
@@ -45,8 +46,14 @@ def _own_host_name() -> str:
 
 
 def _redis_url(value: SecretStr) -> SecretStr:
-    if not re.match(r"(rediss?|unix)://", value.get_secret_value()):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
+    if not re.match(r"(rediss?|unix|sentinel)://", value.get_secret_value()):
+        raise ValueError("must begin with redis://, rediss://, unix:// or sentinel://")
+    return _sentinel(value)
+
+
+def _sentinel(value: SecretStr) -> SecretStr:
+    """Other addresses are looked at by those who use them."""
+    sentinel_address(value.get_secret_value())
     return value
 
 
@@ -139,7 +146,7 @@ def is_loopback(address: str) -> bool:
 
 def without_password(url: str) -> str:
     """An address for display."""
-    return _PASSWORD_IN_QUERY.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1***@", url))
+    return _PASSWORD_IN_URL.sub(r"\1***@", _PASSWORD_IN_QUERY.sub(r"\1***", url))
 
 
 def _numbers(value: object) -> object:
@@ -345,8 +352,11 @@ class Settings(BaseSettings):
     )
 
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("redis://127.0.0.1:6379/0")
-    broker_url: SecretStr | None = None
-    result_backend: SecretStr | None = None
+    redis_wait_replicas: int = Field(
+        default=0, ge=0, le=100, description="how many of Redis's replicas must have what somebody acts on"
+    )
+    broker_url: Annotated[SecretStr, AfterValidator(_sentinel)] | None = None
+    result_backend: Annotated[SecretStr, AfterValidator(_sentinel)] | None = None
     fleet: str = Field(default="default", pattern=_NAME)
     host_name: str = Field(default_factory=_own_host_name, pattern=_NAME)
     secret_keys: _Keys = Field(default=(), description="the first one encrypts jobs' secrets, each decrypts them")

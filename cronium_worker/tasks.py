@@ -25,10 +25,11 @@ from cronium_worker.errors import (
     SecretsUnreadable,
     validation_message,
 )
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.events import now_iso, shortened
 from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.keys import BrokenKey
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.links import NO_TASK, is_group, is_id, links_defect
 from cronium_worker.models import ErrorInfo, Job, JobResult, formats
 from cronium_worker.models.fields import JOB_ID_PATTERN
@@ -55,7 +56,7 @@ _IN_CLEAR = (
 )
 
 
-def make_store(*, retries: int = 3, on_error: Callable[[Exception], object] = lambda _: None) -> JobStore:
+def make_store(*, retries: int | None = None, on_error: Callable[[Exception], object] = lambda _: None) -> JobStore:
     """A store by the settings. `retries`, `on_error`: as of `connect`."""
     settings = get_settings()
     redis = connect(settings.redis_url.get_secret_value(), retries=retries, on_error=on_error)
@@ -66,6 +67,7 @@ def make_store(*, retries: int = 3, on_error: Callable[[Exception], object] = la
         secret_keys=[key.get_secret_value() for key in settings.secret_keys],
         signing_keys=[key.get_secret_value() for key in settings.signing_keys],
         secret_ttl_s=settings.secret_ttl,
+        wait_replicas=settings.redis_wait_replicas,
     )
 
 

@@ -222,6 +222,15 @@ class Transport(kombu_redis.Transport):
         super()._deliver(message, queue)  # type: ignore[no-untyped-call]
 
 
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+    """Ours, with kombu's connections."""
+
+
+class SentinelTransport(Transport):
+    default_port = kombu_redis.SentinelTransport.default_port  # type: ignore[assignment]
+    Channel = SentinelChannel
+
+
 def set_origin(message: Any, queue: str) -> None:
     """Where the message came from, and a tag of our own: what it says itself of both is another's word."""
     properties = message["properties"]

@@ -54,6 +54,14 @@ class OwnRedis:
         """Of somebody without patience."""
         return Redis.from_url(self.url, decode_responses=True, socket_timeout=1)
 
+    def role(self) -> str:
+        """`master` or `slave`; empty: it does not answer."""
+        with self.client() as redis:
+            try:
+                return str(redis.role()[0])
+            except RedisError:
+                return ""
+
     def stop(self) -> None:
         """As a service manager does it."""
         self._end(signal.SIGTERM)

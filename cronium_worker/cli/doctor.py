@@ -17,9 +17,10 @@ from cronium_worker.cli import hardening
 from cronium_worker.cli.finding import Finding
 from cronium_worker.cli.printing import one_line
 from cronium_worker.errors import BrokerUnavailable, CroniumError
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.keys import REMEDY
-from cronium_worker.fleet.store import connect
 from cronium_worker.models.job import JOBS_NODE
+from cronium_worker.models.sentinel import sentinel_address
 from cronium_worker.preflight import RedisServer, broken_keys, look, redis_addresses, remedy
 from cronium_worker.settings import Settings, get_settings, without_password
 
@@ -44,6 +45,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             continue
         yield Finding(part, f"{shown}, version {server.version or 'not told'}: writes, runs scripts")
         yield from _keeping(part, server)
+        if part == "redis" and settings.redis_wait_replicas and server.replicas is not None:
+            yield hardening.replicas(server.replicas, settings.redis_wait_replicas)
         yield from (Finding(f"{part} keys", str(each), REMEDY) for each in broken)
 
 
@@ -135,17 +138,31 @@ def _redis_for_jobs(engine: "Engine", settings: Settings) -> Iterator[Finding]:
     from cronium_worker.engine.network import find_network
 
     network = find_network(engine, fleet=settings.fleet)
-    url = urlsplit(settings.redis_url.get_secret_value())
-    if network is None or url.scheme == "unix":
+    url = settings.redis_url.get_secret_value()
+    if network is None or url.startswith("unix:"):
         return
     address = str(network.gateway)
-    port = url.port or 6379
-    try:
-        with connect(f"{url.scheme}://{address}:{port}", retries=0, read_timeout_s=2) as redis:
-            answers = bool(redis.ping())
-    except (RedisError, OSError):
-        answers = False
-    yield hardening.redis_for_jobs(address, port, answers=answers)
+    sentinel = sentinel_address(url)
+    scheme = "rediss" if url.startswith("rediss:") or (sentinel and sentinel.tls) else "redis"
+    for port in sorted(_redis_ports(url)):
+        try:
+            with connect(f"{scheme}://{address}:{port}", retries=0, read_timeout_s=2) as redis:
+                answers = bool(redis.ping())
+        except (RedisError, OSError):
+            answers = False
+        yield hardening.redis_for_jobs(address, port, answers=answers)
+
+
+def _redis_ports(url: str) -> set[int]:
+    """Those of the sentinels too: whoever may talk to one may have another Redis made the primary."""
+    sentinel = sentinel_address(url)
+    if sentinel is None:
+        return {urlsplit(url).port or 6379}
+    ports = {port for _, port in sentinel.sentinels}
+    with suppress(RedisError), connect(url, retries=0) as redis:
+        pool: Any = redis.connection_pool
+        ports.add(pool.get_master_address()[1])
+    return ports
 
 
 def _host(settings: Settings) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from cronium_worker.cli.finding import Finding
 from cronium_worker.engine.seccomp import Version, runtime_of, version_of, why_not_ours
+from cronium_worker.models.sentinel import sentinel_address
 from cronium_worker.settings import Security, is_loopback
 
 if TYPE_CHECKING:
@@ -179,21 +180,39 @@ def dirty_pages(limit_bytes: int, *, group: str) -> Finding:
 
 def redis_address(name: str, shown: str, address: str) -> Iterator[Finding]:
     """What the setting `name` says of the way to a Redis."""
-    parts = urlsplit(address)
-    if parts.scheme == "unix" or is_loopback(parts.hostname or "127.0.0.1"):
+    if sentinel := sentinel_address(address):
+        hosts = [host for host, _ in sentinel.sentinels]
+        has_login, encrypted = bool(sentinel.login), bool(sentinel.tls)
+        unchecked = sentinel.tls.get("ssl_cert_reqs") == "none"
+        tls = "ssl_cert_reqs=required in the address"
+    else:
+        parts = urlsplit(address)
+        hosts = ["127.0.0.1" if parts.scheme == "unix" else parts.hostname or "127.0.0.1"]
+        has_login = bool(parts.password) or "password=" in parts.query
+        encrypted = parts.scheme in ("rediss", "amqps")
+        unchecked = re.search(r"ssl_cert_reqs=(cert_)?none", parts.query.lower()) is not None
+        tls = "rediss://, deploy/redis/cronium.conf"
+    if all(map(is_loopback, hosts)):
         return
-    if not parts.password and "password=" not in parts.query:
+    if not has_login:
         yield Finding(
             f"{name} login", f"{shown}: none", "give Redis users (deploy/redis/cronium.conf): it is open to all"
         )
-    encrypted = parts.scheme in ("rediss", "amqps")
-    unchecked = "ssl_cert_reqs=none" in parts.query.lower() or "ssl_cert_reqs=cert_none" in parts.query.lower()
-    advice = (
-        "" if encrypted else "use TLS (rediss://, deploy/redis/cronium.conf): jobs and passwords can be read on the way"
-    )
+    advice = "" if encrypted else f"use TLS ({tls}): jobs and passwords can be read on the way"
     if encrypted and unchecked:
         advice = "take ssl_cert_reqs out of the address: anybody can pretend to be this server"
+        if sentinel:
+            advice = "set ssl_cert_reqs=required in the address: anybody can pretend to be this server"
     yield Finding(f"{name} TLS", "on" if encrypted else "off", advice, weak=True)
+
+
+def replicas(connected: int, wanted: int) -> Finding:
+    """Of Redis. `wanted`: CRONIUM_REDIS_WAIT_REPLICAS."""
+    text = f"{connected} connected, CRONIUM_REDIS_WAIT_REPLICAS={wanted}"
+    if connected < wanted:
+        return Finding("redis replicas", text, "start the replicas: until then no job is accepted, taken or ended")
+    spare = "" if connected > wanted else "add a replica: when one Redis is gone, jobs wait until it is back"
+    return Finding("redis replicas", text, spare, weak=True)
 
 
 def redis_for_jobs(address: str, port: int, *, answers: bool) -> Finding:

@@ -115,7 +115,8 @@ def told(redis: "Redis") -> set[str]:
 
 def _place(redis: "Redis") -> tuple[object, ...]:
     about = redis.connection_pool.connection_kwargs
-    return tuple(about.get(name) for name in ("host", "port", "path", "db"))
+    service = getattr(redis.connection_pool, "service_name", None)  # of Sentinel's pool
+    return (service, *(about.get(name) for name in ("host", "port", "path", "db")))
 
 
 def named(redis: "Redis", error: ResponseError, keys: Sequence[str]) -> BrokenKey:

@@ -23,6 +23,7 @@ from redis.commands.core import Script as LuaScript
 from redis.exceptions import NoPermissionError, RedisError
 
 from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, NotSigned, SecretsUnreadable, validation_message
+from cronium_worker.fleet.connections import BLOCK_MS
 from cronium_worker.fleet.events import (
     Body,
     Event,
@@ -33,8 +34,8 @@ from cronium_worker.fleet.events import (
     stored_bytes,
     whole,
 )
-from cronium_worker.fleet.keys import BrokenKey, NamingRedis, fields_of, raise_others
-from cronium_worker.fleet.patience import Patience
+from cronium_worker.fleet.keys import BrokenKey, fields_of, raise_others
+from cronium_worker.fleet.replication import Replication
 from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Output, Script, formats
 from cronium_worker.models.fields import is_job_id
 from cronium_worker.models.queues import DEFAULT_QUEUE
@@ -47,7 +48,6 @@ STATUS_CHANNEL = "cronium:status"  # lua/common.lua
 INDEX_KEY = "cronium:jobs"
 PIECE_BYTES = 512 * 1024  # `proto-max-bulk-len` is 1 MB at least
 _GONE = "gone"  # in the place of secrets that are deleted
-_BLOCK_MS = 5000
 UNFINISHED_S = 3600  # a large result of a worker that loses the job before the end is written
 _READ_COUNT = 1000
 _SCRIPTS = (
@@ -65,6 +65,8 @@ _SCRIPTS = (
     "explain",
     "cut",
 )
+# Somebody acts on what these have written: a caller who is told so, or a worker that runs the job.
+_REPLICATED = frozenset({"register", "claim", "adopt", "retry", "finish", "cancel", "refuse"})
 # How many jobs have ended, by "status|type|type of error".
 ENDED_KEY = "cronium:ended"
 # Jobs that somebody has to look after, by the time (ms) at which to look next: until their result is with Celery.
@@ -128,29 +130,6 @@ def job_keys(job_id: str) -> list[str]:
     return [key, f"{key}:events", f"{key}:secrets"]
 
 
-def connect(
-    url: str,
-    *,
-    retries: int = 3,
-    read_timeout_s: float = _BLOCK_MS / 1000 + 10,
-    on_error: Callable[[Exception], object] = lambda _: None,
-) -> "Redis":
-    """A client that tries again over a lost connection, and while Redis can do nothing for a time (Patience):
-    3 times for callers (under a second, or one read timeout), more for workers: 300 are ten minutes. `on_error` is told
-    of each try that failed.
-
-    The read timeout must be longer than any blocking read: it is how a dead link is noticed.
-    """
-    return NamingRedis.from_url(
-        url,
-        decode_responses=True,
-        retry=Patience(retries, on_error),
-        socket_timeout=read_timeout_s,
-        socket_connect_timeout=5,
-        health_check_interval=30,
-    )
-
-
 class Sending(NamedTuple):
     """What a message for a job needs. `message`: Celery's options of the first one (links, chord, …)."""
 
@@ -212,11 +191,13 @@ class JobStore:
         secret_keys: Sequence[str] = (),
         signing_keys: Sequence[str] = (),
         secret_ttl_s: int = 7 * 24 * 3600,
+        wait_replicas: int = 0,
     ) -> None:
         """`secret_keys`: the first one encrypts jobs' secrets, each decrypts them. `secret_ttl_s`: how long they are
         kept for a job that no worker has. `signing_keys`: the first one signs jobs, and no job is taken that is not
-        signed with one of them."""
+        signed with one of them. `wait_replicas`: how many of Redis's replicas must have what somebody acts on."""
         self.redis = redis
+        self._replication = Replication(redis, wait_replicas) if wait_replicas else None
         self.result_ttl_s = result_ttl_s
         self.secrets = SecretBox(secret_keys)
         self.signer = Signer(signing_keys)
@@ -233,6 +214,8 @@ class JobStore:
 
     def run(self, script: str, job_id: str, *arguments: Argument) -> Any:
         """One of the scripts in lua/ on a job's keys: for this package alone."""
+        if self._replication is not None and script in _REPLICATED:
+            return self._replication.run(self._scripts[script], job_keys(job_id), arguments)
         return self._scripts[script](keys=job_keys(job_id), args=arguments)
 
     # ---- callers
@@ -327,7 +310,7 @@ class JobStore:
         self.fields(job_id)
         events_key = job_keys(job_id)[1]
         while True:
-            reply = cast(Any, self.redis.xread({events_key: after}, count=_READ_COUNT, block=_BLOCK_MS))
+            reply = cast(Any, self.redis.xread({events_key: after}, count=_READ_COUNT, block=BLOCK_MS))
             entries = stream_entries(reply)
             if not entries and not self.redis.exists(record_key(job_id)):
                 raise JobNotFound(f"no job {job_id}: unknown id, or its record has expired")
@@ -537,13 +520,14 @@ class JobStore:
             set_pieces(self.redis, key, pieces, add="rpush", ttl_s=UNFINISHED_S)
             result = result.model_copy(update={"output": _elsewhere(result.output)})
         try:
-            outcome = self._fenced("finish", claim, *about, name, result.model_dump_json(), *event)
+            self._fenced(
+                "finish", claim, *about, name, result.model_dump_json(), *event
+            )  # once: with its own number of the write
         except ClaimLost:
             if name:
                 self.redis.unlink(whole_result_key(claim.job.id, name))
             raise
-        if outcome == "ok":
-            self.count_end(result.status, claim.job.script.type, result.error.type if result.error else "")
+        self.count_end(result.status, claim.job.script.type, result.error.type if result.error else "")
 
     def refuse(self, result: JobResult, job: Job | None = None) -> None:
         """Record the end of a job that is not registered: it is no valid one, or will not run. A record of this id is

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 
 from fastapi import FastAPI
-from redis.asyncio import Redis
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from cronium_worker import __version__
+from cronium_worker.fleet.connections import async_client
 from cronium_worker.settings import Web, get_settings
 from cronium_worker.web.access import Access
 from cronium_worker.web.fleet import fleet
@@ -32,7 +32,7 @@ def make_api(section: Web) -> FastAPI:
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         url = get_settings().redis_url.get_secret_value()
-        async with Redis.from_url(url, decode_responses=True) as redis, Redis.from_url(url) as raw:
+        async with async_client(url, decode_responses=True) as redis, async_client(url) as raw:
             api.state.redis = redis
             api.state.results = Results(raw)
             yield

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import JobStore
 from tests.own_redis import OwnRedis
 
 

@@ -15,8 +15,9 @@ import pytest
 from cronium_worker.engine.client import Engine
 from cronium_worker.execution.runner import Runner
 from cronium_worker.execution.sandbox import Host
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.events import Event
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.models import Job, JobResult
 from cronium_worker.nodes import make_host
 from cronium_worker.settings import Settings

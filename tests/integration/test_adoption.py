@@ -283,7 +283,8 @@ from cronium_worker.execution.attempt import Attempt
 from cronium_worker.execution.pool import Pool
 from cronium_worker.execution.sandbox import Host, Sandbox
 from cronium_worker.execution.signals import CancelToken
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.settings import Settings
 from cronium_worker.workspace.gate import Gate
 

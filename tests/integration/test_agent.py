@@ -12,8 +12,8 @@ from cronium_worker.agent import Agent
 from cronium_worker.engine.images import ImageManager
 from cronium_worker.errors import DaemonError
 from cronium_worker.execution.sandbox import Host
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.hosts import HostRegistry
-from cronium_worker.fleet.store import connect
 from cronium_worker.janitor import Janitor, Sweep
 from tests.conftest import wait_until
 from tests.registry import forget, push_image, running_registry

@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 
 from cronium_worker.cli import fleet, top
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.heartbeat import Heartbeat
 from cronium_worker.fleet.hosts import HostRegistry, HostView
-from cronium_worker.fleet.store import connect
 from cronium_worker.models.job import JOBS_NODE
 from cronium_worker.preflight import broken_keys
 from tests.conftest import wait_until

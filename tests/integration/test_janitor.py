@@ -19,8 +19,9 @@ from docker.types import Mount
 from cronium_worker.engine.images import ImageManager
 from cronium_worker.errors import DaemonError
 from cronium_worker.execution.sandbox import Host, Sandbox
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.oversight import Oversight
-from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, connect, record_key
+from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, record_key
 from cronium_worker.janitor import Janitor, Sweep
 from cronium_worker.models import Job, JobResult
 from cronium_worker.policy import with_defaults

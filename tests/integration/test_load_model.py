@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import JobStore
 from tests.own_redis import OwnRedis
 
 _RUN = """

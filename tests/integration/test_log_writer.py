@@ -11,8 +11,9 @@ import pytest
 from redis import Redis
 
 from cronium_worker.errors import ClaimLost
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.events import metrics_body
-from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, connect, record_key
+from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, record_key
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import Job
 from tests.conftest import wait_until

@@ -11,8 +11,9 @@ from cronium_worker.engine.client import faults
 from cronium_worker.engine.images import ImageManager
 from cronium_worker.errors import ConfigurationError, ContainerGone, DaemonError, Fault
 from cronium_worker.execution.sandbox import Host
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.oversight import Oversight
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.settings import Pool, Registry
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench

@@ -16,7 +16,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cronium_worker.execution.runner import Runner
 from cronium_worker.execution.sandbox import Host
-from cronium_worker.fleet.store import Claim, JobStore, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import Claim, JobStore
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import Job
 from tests.conftest import Leftovers, wait_until

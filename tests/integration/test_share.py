@@ -10,9 +10,10 @@ from uuid import uuid4
 import pytest
 
 from cronium_worker.errors import ClaimLost
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.events import metrics_body, progress_body
 from cronium_worker.fleet.share import make_room, with_others
-from cronium_worker.fleet.store import Claim, JobStore, connect, job_keys
+from cronium_worker.fleet.store import Claim, JobStore, job_keys
 from cronium_worker.fleet.writer import LogWriter
 from cronium_worker.models import Job
 from tests.conftest import wait_until

@@ -15,8 +15,9 @@ from redis.crc import key_slot
 from cronium_worker.errors import ClaimLost, JobConflict, JobNotFound, SecretsUnreadable
 from cronium_worker.fleet import store as store_module
 from cronium_worker.fleet.cancels import CancelListener
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.events import Event, claim_body, log_body, metrics_body, progress_body, status_body
-from cronium_worker.fleet.store import CANCEL_CHANNEL, INDEX_KEY, Claim, JobStore, connect, in_pieces, record_key
+from cronium_worker.fleet.store import CANCEL_CHANNEL, INDEX_KEY, Claim, JobStore, in_pieces, record_key
 from cronium_worker.models import ErrorInfo, Job, JobResult, Output, OutputFile, formats
 from cronium_worker.models.result import ReadyOutput
 from tests.conftest import wait_until
@@ -738,7 +739,7 @@ def test_followers_see_every_event_once_whenever_they_come(store: JobStore, job:
 
 
 def test_a_follower_waits_through_silence(store: JobStore, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_BLOCK_MS", 20)
+    monkeypatch.setattr(store_module, "BLOCK_MS", 20)
     waits: list[None] = []
     read = store.redis.xread
 
@@ -776,7 +777,7 @@ def test_following_goes_on_from_a_place_in_the_stream(store: JobStore, job: Job)
 
 
 def test_following_an_unknown_job_ends(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_BLOCK_MS", 20)
+    monkeypatch.setattr(store_module, "BLOCK_MS", 20)
 
     with pytest.raises(JobNotFound):
         next(store.follow("no-such-job"))
@@ -785,7 +786,7 @@ def test_following_an_unknown_job_ends(store: JobStore, monkeypatch: pytest.Monk
 def test_following_a_job_that_expires_meanwhile_ends(
     store: JobStore, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_BLOCK_MS", 20)
+    monkeypatch.setattr(store_module, "BLOCK_MS", 20)
     follower = store.follow(job.id)
     next(follower)
 

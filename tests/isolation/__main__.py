@@ -21,7 +21,8 @@ from rich.table import Table
 
 from cronium_worker.engine.inventory import engine_facts
 from cronium_worker.execution.runner import Runner
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.nodes import make_host
 from cronium_worker.settings import Pool, Settings
 from tests.conftest import Leftovers

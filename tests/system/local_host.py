@@ -11,8 +11,8 @@ from uuid import uuid4
 import docker
 from docker.types import Mount
 
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.hosts import HostRegistry, HostView
-from cronium_worker.fleet.store import connect
 from cronium_worker.settings import Settings
 from cronium_worker.workspace import create
 from tests.rig import CRONIUM, RigWorker

@@ -11,7 +11,8 @@ from celery import chain, group
 
 from cronium_worker import Job, JobFailed, JobNotFound, cancel, execute_job, follow, result, submit
 from cronium_worker.app import app
-from cronium_worker.fleet.store import ACTIVE_KEY, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import ACTIVE_KEY
 from cronium_worker.tasks import store
 from tests.conftest import wait_until
 from tests.integration.scripts import LANGUAGES, exits_with, says

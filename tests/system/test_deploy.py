@@ -11,7 +11,8 @@ import pytest
 from docker.models.containers import Container
 from redis import Redis
 
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.models import Job
 from cronium_worker.settings import Settings
 from tests.guarded_redis import make_access

@@ -14,8 +14,9 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cronium_worker.errors import ConfigurationError
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.hosts import HostRegistry
-from cronium_worker.fleet.store import JobStore, connect, record_key
+from cronium_worker.fleet.store import JobStore, record_key
 from cronium_worker.preflight import check_redis
 from cronium_worker.settings import Settings
 from tests.conftest import wait_until

@@ -14,8 +14,9 @@ import pytest
 from docker.types import Mount
 
 from cronium_worker import execute_job
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.hosts import HostRegistry, HostView
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.models import Job
 from cronium_worker.settings import Settings
 from cronium_worker.tasks import store

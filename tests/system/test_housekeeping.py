@@ -16,8 +16,8 @@ import pytest
 from cronium_worker import housekeeping
 from cronium_worker.app import app
 from cronium_worker.beat_schedule import CLEANUP, ON_EVERY_HOST, PREPULL, RECOVER
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.hosts import HostRegistry
-from cronium_worker.fleet.store import connect
 from cronium_worker.models.queues import FLEET_QUEUE
 from tests.conftest import wait_until
 from tests.mounts import mounts_below

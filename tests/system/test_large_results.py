@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import requests
 
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.settings import Settings
 from tests.own_redis import OwnRedis
 from tests.system.local_host import LocalHost

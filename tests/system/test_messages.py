@@ -14,7 +14,7 @@ from redis import Redis
 from cronium_worker.app import app
 from cronium_worker.canary import ask_queue
 from cronium_worker.envelope import first_argument
-from cronium_worker.fleet.store import connect
+from cronium_worker.fleet.connections import connect
 from cronium_worker.models import Job, Script
 from cronium_worker.tasks import execute_job, store
 from tests.conftest import wait_until

@@ -15,8 +15,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, sync_playwright
 
 from cronium_worker import Job, cancel, schedules, submit, workflows
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.hosts import HostRegistry
-from cronium_worker.fleet.store import INDEX_KEY, connect, job_keys
+from cronium_worker.fleet.store import INDEX_KEY, job_keys
 from cronium_worker.tasks import store
 from tests.system.conftest import Fleet
 from tests.system.test_web import TOKEN, served

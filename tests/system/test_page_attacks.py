@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.events import log_body
-from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, connect, job_keys
+from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, job_keys
 from cronium_worker.models import ErrorInfo, Job, JobResult, Output, OutputFile
 from tests.system.test_web import served
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from amqp import Connection
 
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.hosts import HostRegistry
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.models import JobResult
 from cronium_worker.models.queues import HOST_QUEUE_PREFIX
 from cronium_worker.settings import Settings

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.own_redis import OwnRedis

@@ -20,7 +20,8 @@ from pydantic import SecretStr
 
 from cronium_worker import Job, JobFailed, execute_job, result
 from cronium_worker.app import app
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.models import JobResult
 from cronium_worker.settings import Settings
 from cronium_worker.tasks import store

@@ -12,7 +12,8 @@ import pytest
 from docker.models.containers import Container
 from pydantic import SecretStr
 
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.settings import Settings
 from tests.conftest import wait_until
 from tests.own_redis import OwnRedis, own_redis

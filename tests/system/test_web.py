@@ -20,10 +20,11 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from cronium_worker.errors import ConfigurationError
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.events import log_body
 from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.oversight import Oversight
-from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, connect, job_keys, record_key
+from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, job_keys, record_key
 from cronium_worker.models import Job, JobResult, Output, OutputFile
 from cronium_worker.settings import Settings, Web
 from cronium_worker.web.serve import serve

@@ -22,8 +22,9 @@ from uuid import uuid4
 import pytest
 import requests
 
+from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.events import log_body
-from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, connect, job_keys
+from cronium_worker.fleet.store import INDEX_KEY, Claim, JobStore, job_keys
 from cronium_worker.models import Job, JobResult, Output, OutputFile
 from tests.conftest import wait_until
 

@@ -231,10 +231,21 @@ def test_a_host_where_little_may_wait_to_be_written() -> None:
         ("redis://192.0.2.1:6379/0?password=pw", {"redis TLS": "weak"}),
         ("rediss://redis.example/0", {"redis login": "fail"}),
         ("rediss://w:pw@redis.example/0?ssl_cert_reqs=none", {"redis TLS": "weak"}),
+        ("sentinel://127.0.0.1,localhost/0?service=s", {}),
+        ("sentinel://127.0.0.1,s2.example/0?service=s", {"redis login": "fail", "redis TLS": "weak"}),
+        ("sentinel://w:pw@s1.example,s2.example/0?service=s", {"redis TLS": "weak"}),
+        ("sentinel://w:pw@s1.example/0?service=s&ssl_cert_reqs=required", {}),
+        ("sentinel://w:pw@s1.example/0?service=s&ssl_cert_reqs=none", {"redis TLS": "weak"}),
     ],
 )
 def test_the_way_to_redis(address: str, verdict: dict[str, str]) -> None:
     assert judged(hardening.redis_address("redis", "shown", address)) == verdict
+
+
+@pytest.mark.parametrize(("connected", "verdict"), [(0, "fail"), (1, "weak"), (2, None)])
+def test_replicas_that_are_waited_for(connected: int, verdict: str | None) -> None:
+    expected = {"redis replicas": verdict} if verdict else {}
+    assert judged([hardening.replicas(connected, 1)]) == expected
 
 
 def test_redis_within_reach_of_jobs() -> None:

@@ -30,6 +30,8 @@ def value_of(settings: Settings, path: str) -> Any:
 SETTINGS = [
     ("CRONIUM_REDIS_URL", "rediss://h:6380/1", "redis_url", "rediss://h:6380/1"),
     ("CRONIUM_REDIS_URL", "unix:///run/redis.sock", "redis_url", "unix:///run/redis.sock"),
+    ("CRONIUM_REDIS_URL", "sentinel://h/0?service=s", "redis_url", "sentinel://h/0?service=s"),
+    ("CRONIUM_REDIS_WAIT_REPLICAS", "1", "redis_wait_replicas", 1),
     ("CRONIUM_BROKER_URL", "amqp://h", "broker_url", "amqp://h"),
     ("CRONIUM_RESULT_BACKEND", "redis://h/2", "result_backend", "redis://h/2"),
     ("CRONIUM_FLEET", "blue", "fleet", "blue"),

@@ -20,7 +20,8 @@ from pytest_celery import (
 )
 from pytest_docker_tools import container, fxtr
 
-from cronium_worker.fleet.store import JobStore, connect
+from cronium_worker.fleet.connections import connect
+from cronium_worker.fleet.store import JobStore
 from cronium_worker.settings import Settings
 from tests.conftest import Leftovers, wait_until
 from tests.system.celery_fleet import images
