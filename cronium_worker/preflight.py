@@ -30,6 +30,8 @@ redis.call('XADD', KEYS[2], '*', 'event', '')
 redis.call('PUBLISH', KEYS[1], time[1])
 redis.call('DEL', KEYS[1], KEYS[2])
 """
+# Inside a script a denial is an ERR, in the words of Redis 7 and of Redis 8.
+_DENIED = ("NOPERM", "user executing the script can't", "ACL failure in script")
 _OF_HOSTS = ("cronium:{hosts}:index", "cronium:{hosts}:drained")
 _CANARY_KEYS = ("cronium:{canary}", "cronium:{canary}:events")
 
@@ -97,9 +99,7 @@ def remedy(error: RedisError | OSError, setting: str) -> str:
     if isinstance(error, ReadOnlyError):
         return f"this is a replica: set {setting} to the primary"
     if isinstance(error, ResponseError):
-        # Inside a script a denial is an ERR: "The user executing the script can't publish to the channel …".
-        denied = "NOPERM" in str(error) or "user executing the script can't" in str(error)
-        if denied or isinstance(error, NoPermissionError):
+        if isinstance(error, NoPermissionError) or any(text in str(error) for text in _DENIED):
             return "let this user run scripts, and read and write keys and channels cronium:*"
         if will_pass(error):
             return "give Redis more memory or disk, or wait until it is ready"

@@ -69,10 +69,9 @@ _ENTER = r"""
 set -e
 mount --bind "$ROOT" "$ROOT"
 for name in proc sys dev; do mount --rbind "/$name" "$ROOT/$name"; done
-mount -t tmpfs -o mode=1777 tmpfs "$ROOT/tmp"
 mkdir -p "$ROOT/mnt"
 # What this machine trusts is trusted there: its mirror may be behind a proxy.
-for path in /etc/ssl/certs "$PWD" "$ENVIRONMENT:$PWD/.venv" ${LABS:+"$LABS"}; do
+for path in /etc/ssl/certs "$PWD" "$ENVIRONMENT:$PWD/.venv" ${LABS:+"$LABS" "$LABS/tmp:/tmp"}; do
     mkdir -p "$ROOT${path#*:}"
     mount --bind "${path%%:*}" "$ROOT${path#*:}"
 done

@@ -82,6 +82,8 @@ def test(name: str, row: Row, arguments: Iterable[str]) -> int:
     (root / "etc" / "docker").mkdir(parents=True, exist_ok=True)
     (root / "etc" / "docker" / "daemon.json").write_text(json.dumps(row.daemon))
     with directory_in("/var/lib") as directory, way_out() as mtu:
+        (directory / "tmp").mkdir(mode=0o1777)
+        (directory / "tmp").chmod(0o1777)
         images = save_images(directory / "images.tar")
         lab = Lab(_NUMBER, directory, images, mtu, root=entering(root, environment))
         try:

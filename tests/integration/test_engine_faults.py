@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from cronium_worker.engine.client import CALL_TIMEOUT_S, Engine
+from cronium_worker.engine.seccomp import version_of
 from cronium_worker.execution import follow, sandbox
 from cronium_worker.execution.sandbox import Host, destroy
 from cronium_worker.fleet.store import JobStore
@@ -165,7 +166,7 @@ def test_an_engine_that_ends_its_containers_completes_nothing(rig: Rig, far: Cal
 def test_an_unseen_end_by_an_engine_completes_nothing(
     rig: Rig, far: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "_visible_pid", lambda *_: None)  # as in a container without the host's
+    monkeypatch.setattr(sandbox, "visible_pid", lambda *_: None)  # as in a container without the host's
     job = running(far)
     rig.a.kill_dockerd()
     rig.a.restart_dockerd()
@@ -201,6 +202,9 @@ def test_a_run_that_ends_while_its_engine_is_away_with_live_restore(rig: Rig, fa
     wait_until(lambda: has_ended(process), what="the end of the script")
     rig.a.restart_dockerd(live_restore=True)
     result = shift.end()
+    if version_of(rig.a.client.version()["Version"]) >= (28,):  # it does not know any more how the container ended
+        assert_lost(result)
+        return
     assert result.error is not None
     assert (result.status, result.exit_code, result.error.type) == ("failed", 3, "script")
 

@@ -263,6 +263,7 @@ def test_nobody_reaches_what_a_job_listens_on(
         assert [answer for answer in neighbour if answer is True] == []
         assert in_namespace(NAMESPACES / world.name, reach) == b""
         remove_rules(rig_host)
+        within(rig_host, "iptables", "-F", "DOCKER")  # an engine of version 28 keeps others from the bridge itself
         assert in_namespace(NAMESPACES / world.name, reach) == b"reached"
     finally:
         within(rig_host, "iptables", "-P", "FORWARD", "DROP")
