@@ -334,17 +334,8 @@ def doctor(workers: bool) -> None:
       cronium doctor --workers
     """
     settings = get_settings()
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [
-        _redis,
-        _broker,
-        _docker,
-        _firewall,
-        _container,
-        _base_path,
-        _host,
-    ]
     failed = False
-    for check in [*checks, _workers] if workers else checks:
+    for check in (*_CHECKS, _workers) if workers else _CHECKS:
         for finding in check(settings):
             failed = failed or bool(finding.remedy and not finding.weak)
             mark = _WEAK if finding.weak else _FAILED
