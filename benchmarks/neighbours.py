@@ -1,8 +1,8 @@
 """`make bench ARGS=neighbours`: what others notice of a job that chooses much work for its worker.
 
-In turn nothing, jobs that use as much of the processors but leave the worker alone, and each attack of
-tests/system/test_neighbours.py. Meanwhile a neighbour prints every 100 ms; others are started, cancelled, and run into
-their timeout. Each row is beside the same of the quiet fleet.
+In turn nothing, a job that uses as much of the processors but leaves the worker alone, and each attack of
+tests/system/test_neighbours.py; each again as soon as it has ended. Meanwhile a neighbour prints every 100 ms; others
+are started in sandboxes that wait, cancelled, and run into their timeout. Each row is beside the quiet fleet's.
 """
 
 import threading
@@ -14,21 +14,21 @@ from datetime import datetime
 from typing import Any
 
 from benchmarks.fleet import running_worker
+from benchmarks.jobs import REFILL_S
 from benchmarks.measure import Figure, figure
 from cronium_worker import cancel, execute_job, follow
 from cronium_worker.models import TERMINAL, ScriptType
 from cronium_worker.tasks import store
-from tests.system.test_neighbours import ATTACKERS, ATTACKS
+from tests.system.test_neighbours import ATTACKS
 
 _STARTS = 24
 _ENDS = 8
-_PAUSE_S = 0.2  # for another sandbox to wait
 _TICKS = "import time\nfor _ in range(60):\n    print(time.time(), flush=True)\n    time.sleep(0.1)"
 _TILL_TERM = "trap 'exit 0' TERM; echo on; sleep 60 & wait"
 _BUSY = "import time\nend = time.time() + 1.5\nwhile time.time() < end: pass"
 _KINDS: Mapping[str, Mapping[str, Any]] = {
     "nothing": {},
-    "busy jobs": {"content": _BUSY},
+    "a busy job": {"content": _BUSY},
     **ATTACKS,
 }
 
@@ -75,7 +75,7 @@ def _lines(submit: _Submit) -> list[float]:
 def _starts(submit: _Submit, count: int) -> list[float]:
     samples = []
     for _ in range(count):
-        time.sleep(_PAUSE_S)
+        time.sleep(REFILL_S)
         started = time.perf_counter()
         job_id = submit("bash", "echo hi")
         next(event for event in follow(job_id) if event["type"] == "log")
@@ -105,7 +105,8 @@ def _at(event: Mapping[str, Any]) -> float:
 
 @contextmanager
 def _going_on(submit: _Submit, job: Mapping[str, Any]) -> Iterator[None]:
-    """As many of these jobs as attack, one after the other, while it is entered; none, if there is no job."""
+    """This job, one after the other, while it is entered; none, if there is no job. (Two of them, or what they make the
+    worker do, would have both cores of a small machine to themselves.)"""
     ended = threading.Event()
     resources = {"cpu": 0.2, "memory": "256m"}
 
@@ -116,15 +117,13 @@ def _going_on(submit: _Submit, job: Mapping[str, Any]) -> Iterator[None]:
                 if ended.wait(0.1):
                     cancel(job_id)
 
-    threads = [threading.Thread(target=attack) for _ in range(ATTACKERS)]
-    for thread in threads:
-        thread.start()
+    thread = threading.Thread(target=attack)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        for thread in threads:
-            thread.join()
+        thread.join()
 
 
 def _has_ended(job_id: str) -> bool:

@@ -81,10 +81,18 @@ def test_every_name_of_the_example_is_a_setting() -> None:
 
 
 class Machine:
-    """A container with the engine of this machine, where install.sh is called."""
+    """A container with the engine of this machine, where install.sh is called. `base_path`: the same directory for
+    both."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, base_path: Path) -> None:
         self.container = container
+        self.base_path = base_path
+
+    def settings_file(self, redis_url: str) -> str:
+        """With what a shell would trip over."""
+        address = f"CRONIUM_REDIS_URL={redis_url}?socket_timeout=20&health_check_interval=30"
+        path = f"CRONIUM_BASE_PATH={self.base_path}"
+        return f"{address}\nCRONIUM_HOST_NAME=host-9\nCRONIUM_SECURITY__FIREWALL=off\n{path}\n"
 
     def run(self, *command: str) -> tuple[int, str]:
         done = self.container.exec_run(["env", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/opt/wheels", *command])
@@ -103,6 +111,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """The worker's image has Debian's packages and a program in /opt/cronium that install.sh has not made."""
     client = docker.from_env()
     image = worker_image(client, tmp_path_factory.mktemp("wheels"))
+    base_path = tmp_path_factory.mktemp("base")
     container = client.containers.run(
         image,
         ["sleep", "600"],
@@ -111,19 +120,17 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         pid_mode="host",
         cap_add=["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"],
         security_opt=["apparmor=unconfined"],
-        volumes=[f"{DEPLOY.parent}:/source:ro", "/var/run/docker.sock:/var/run/docker.sock"],
+        volumes=[
+            f"{DEPLOY.parent}:/source:ro",
+            "/var/run/docker.sock:/var/run/docker.sock",
+            f"{base_path}:{base_path}",
+        ],
     )
     try:
-        yield Machine(container)
+        yield Machine(container, base_path)
     finally:
         container.remove(force=True)
         client.close()
-
-
-def settings_file(redis_url: str) -> str:
-    """With what a shell would trip over."""
-    address = f"CRONIUM_REDIS_URL={redis_url}?socket_timeout=20&health_check_interval=30"
-    return f"{address}\nCRONIUM_HOST_NAME=host-9\nCRONIUM_SECURITY__FIREWALL=off\n"
 
 
 @pytest.mark.timeout(180)
@@ -142,7 +149,7 @@ def test_install_goes_from_an_empty_host_to_a_worker_that_can_start(machine: Mac
     assert machine.run("grep", "-x", f"CRONIUM_HOST_NAME={name}", "/etc/cronium/cronium.env")[0] == 0
 
     # Filled in, but nobody is there: the words are doctor's.
-    machine.write("/etc/cronium/cronium.env", settings_file("redis://127.0.0.1:1/0"), mode="644")
+    machine.write("/etc/cronium/cronium.env", machine.settings_file("redis://127.0.0.1:1/0"), mode="644")
     code, said = machine.install()
     assert code == 1, said
     assert "/opt/cronium is up to date" in said
@@ -150,7 +157,7 @@ def test_install_goes_from_an_empty_host_to_a_worker_that_can_start(machine: Mac
     assert said.endswith("install: not enabled: mend what says FAIL, then call this again\n")
     assert machine.run("stat", "-c", "%a", "/etc/cronium/cronium.env")[1] == "600\n"
 
-    machine.write("/etc/cronium/cronium.env", settings_file(redis_url))
+    machine.write("/etc/cronium/cronium.env", machine.settings_file(redis_url))
     code, said = machine.install()
     assert code == 0, said
     assert "no unit is installed or enabled" in said
@@ -159,7 +166,7 @@ def test_install_goes_from_an_empty_host_to_a_worker_that_can_start(machine: Mac
 
 def test_install_enables_the_worker_where_systemd_is(machine: Machine, redis_url: str) -> None:
     """It runs in no container: what it would be told is written down instead."""
-    machine.write("/etc/cronium/cronium.env", settings_file(redis_url))
+    machine.write("/etc/cronium/cronium.env", machine.settings_file(redis_url))
     machine.run("mkdir", "-p", "/run/systemd/system", "/etc/systemd/system")
     machine.write("/usr/local/bin/systemctl", '#!/bin/sh\necho "$*" >>/systemctl.log\n', mode="755")
     assert machine.run("truncate", "--size", "0", "/systemctl.log")[0] == 0

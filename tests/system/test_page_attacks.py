@@ -147,3 +147,5 @@ def test_a_result_does_not_freeze_the_page(page: Page, ended: Callable[..., str]
     expect(page.locator("ul.files li")).to_have_count(400)
     page.get_by_text("The job as it was given").click()
     expect(page.locator(".definition .code")).to_contain_text("xxx")
+    lengths = [len(page.locator(text).text_content() or "") for text in (".error-box p", ".definition .code")]
+    assert lengths == [20_000] * 2, "of a text its beginning is shown"
