@@ -38,7 +38,7 @@ test-upgrade: ## hosts of an older version beside today's, and back; BASE=COMMIT
 
 test-hosts: ## the tests about the engine on other Debian suites, engines, runtimes; ROW="forky forky-crun"; ARGS="-k name"
 	@$(SETUP) venv services tests
-	@$(WITH_SERVICES) sh -c 'cronium images build && exec python -m tests.matrix $(ROW) $$ARGS'
+	@$(WITH_SERVICES) sh -c 'cronium images build && exec python -m tests.matrix $(addprefix --row ,$(ROW)) $$ARGS'
 
 attack: ## what an attacker tries, against the real thing; ARGS=queue for those with that in their name
 	@$(SETUP) venv services tests

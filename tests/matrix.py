@@ -1,4 +1,6 @@
-"""Runs the tests that are about the engine on other hosts: `python -m tests.matrix [ROW...]` (`make test-hosts`).
+"""Runs the tests that are about the engine on other hosts: `python -m tests.matrix [--row ROW] PYTEST-ARGUMENTS`.
+
+`make test-hosts` calls it, with an engine that has the images.
 
 A row is a host: a Debian suite with its engine, kernel tools, Redis and Python, and how the engine is set up. The root
 directory of a suite is made with mmdebstrap, and kept in var/hosts with its virtual environment. A lab (tests.labs) of
@@ -76,7 +78,7 @@ def root_of(suite: str) -> tuple[Path, Path]:
     return root, environment
 
 
-def test(name: str, row: Row, arguments: Iterable[str]) -> int:
+def test(row: Row, arguments: Iterable[str]) -> int:
     """Run the tests on a row. Returns pytest's exit code. Raises NoLabs."""
     root, environment = root_of(row.suite)
     (root / "etc" / "docker").mkdir(parents=True, exist_ok=True)
@@ -97,15 +99,13 @@ def test(name: str, row: Row, arguments: Iterable[str]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default: all")
+    parser.add_argument("--row", action="append", choices=ROWS, help="may be given more than once; default: all")
     options, arguments = parser.parse_known_args()
-    if unknown := set(options.rows) - ROWS.keys():
-        parser.error(f"{', '.join(sorted(unknown))}: no row; there are {', '.join(ROWS)}")
     failed = []
-    for name in options.rows or ROWS:
+    for name in options.row or ROWS:
         began = time.monotonic()
         try:
-            code = test(name, ROWS[name], arguments)
+            code = test(ROWS[name], arguments)
         except NoLabs as reason:
             sys.stderr.write(f"{name}: {reason}\n")
             code = 1

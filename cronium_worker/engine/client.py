@@ -84,8 +84,7 @@ class EngineHistory:
 class Engine:
     """One host's Docker Engine (DOCKER_HOST and its companions, else the default socket). Safe for threads.
 
-    Raises ConfigurationError when there is no engine to talk to, or when it is Podman: its API has no network `none`,
-    other events, and other options of networks.
+    Raises ConfigurationError when there is no engine to talk to, or when it is Podman, whose networks are others.
     """
 
     def __init__(self, *, connections: int = 16) -> None:

@@ -169,6 +169,11 @@ class Sandbox:
         settings = host.settings
         if image_config.refused:
             raise ContainerCreateError(f"image {image}: {image_config.refused}", image=image)
+        isolated_by = "none"
+        if network.mode == "isolated":
+            isolated_by = host.wiring.ensure()
+        elif network.mode != "none":
+            require_network(host.engine, network.mode)
         sandbox_id = uuid4().hex
         made: list[str] = []
         with ExitStack() as on_error:
@@ -184,11 +189,6 @@ class Sandbox:
             except OSError as error:
                 reason = error.strerror or type(error).__name__
                 raise ContainerCreateError(f"workspace: {reason}", retryable=True) from error
-            isolated_by = "none"
-            if network.mode == "isolated":
-                isolated_by = host.wiring.ensure()
-            elif network.mode != "none":
-                require_network(host.engine, network.mode)
             spec = SandboxSpec(
                 sandbox_id=sandbox_id,
                 script_type=script_type,

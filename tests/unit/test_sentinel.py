@@ -84,15 +84,6 @@ def test_a_wrong_address_ends_the_start_with_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_refusal_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRONIUM_REDIS_URL", "sentinel://ada:hunter2@h1:x/0?service=fleet&sentinel_password=hunter3")
-
-    with pytest.raises(ConfigurationError) as caught:
-        load_settings()
-
-    assert "hunter" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

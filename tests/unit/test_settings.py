@@ -238,16 +238,19 @@ def test_a_list_that_is_no_json_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_wrong_password_is_not_in_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRONIUM_REDIS_URL", "http://:hunter2@h")
+@pytest.mark.parametrize(
+    "url", ["http://:hunter2@h", "sentinel://ada:hunter2@h1:x/0?service=fleet&sentinel_password=hunter3"]
+)
+def test_a_wrong_password_is_not_in_the_message(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("CRONIUM_REDIS_URL", url)
 
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
 
-    assert "hunter2" not in str(caught.value)
+    assert "hunter" not in str(caught.value)
     with pytest.raises(ValidationError) as raw:
         Settings()
-    assert "hunter2" not in str(raw.value)
+    assert "hunter" not in str(raw.value)
 
 
 @pytest.mark.parametrize(
