@@ -67,7 +67,6 @@ def root_of(suite: str) -> tuple[Path, Path]:
         command = [
             "mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--aptopt=APT::Install-Recommends \"false\"",
             '--aptopt=Acquire::Check-Valid-Until "false"',  # a mirror may lag behind
-
             f"--keyring={_KEYRING}", f"--include={','.join(_PACKAGES)}", suite, str(making),
             f"deb {_MIRROR} {suite} main",
         ]  # fmt: skip
