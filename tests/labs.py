@@ -71,7 +71,7 @@ mount --bind "$ROOT" "$ROOT"
 for name in proc sys dev; do mount --rbind "/$name" "$ROOT/$name"; done
 mkdir -p "$ROOT/mnt"
 # What this machine trusts is trusted there: its mirror may be behind a proxy.
-for path in /etc/ssl/certs "$PWD" "$ENVIRONMENT:$PWD/.venv" ${LABS:+"$LABS" "$LABS/tmp:/tmp"}; do
+for path in ${LABS:+"$LABS/tmp:/tmp"} /etc/ssl/certs "$PWD" "$ENVIRONMENT:$PWD/.venv" ${LABS:+"$LABS"}; do
     mkdir -p "$ROOT${path#*:}"
     mount --bind "${path%%:*}" "$ROOT${path#*:}"
 done
