@@ -8,7 +8,8 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 from redis.exceptions import ResponseError
 
-from cronium_worker.fleet.store import UNFINISHED_S, in_pieces, set_pieces
+from cronium_worker.fleet.pieces import in_pieces, set_pieces
+from cronium_worker.fleet.store import UNFINISHED_S
 from cronium_worker.models.result import with_ready_outputs
 
 _JOIN = "redis.call('SET', KEYS[1], table.concat(ARGV))"
@@ -33,7 +34,7 @@ class Results(RedisBackend):  # type: ignore[misc]
         expires = self.expires if expires is None else expires
         apart = f"{bytes_to_str(key)}.{uuid4().hex}"  # type: ignore[no-untyped-call]
         try:
-            set_pieces(self.client, apart, pieces, add="append", ttl_s=int(expires or UNFINISHED_S))
+            set_pieces(self.client, apart, pieces, into="string", ttl_s=int(expires or UNFINISHED_S))
         except ResponseError:  # larger than `proto-max-bulk-len`, which scripts need not heed
             self.client.eval(_JOIN, 1, apart, *pieces)
             self.client.expire(apart, int(expires or UNFINISHED_S))

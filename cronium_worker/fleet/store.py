@@ -35,18 +35,18 @@ from cronium_worker.fleet.events import (
     whole,
 )
 from cronium_worker.fleet.keys import BrokenKey, fields_of, raise_others
+from cronium_worker.fleet.pieces import get_pieces, in_pieces, set_pieces
 from cronium_worker.fleet.replication import Replication
 from cronium_worker.models import TERMINAL, ErrorInfo, Job, JobResult, Output, Script, formats
 from cronium_worker.models.fields import is_job_id
 from cronium_worker.models.queues import DEFAULT_QUEUE
-from cronium_worker.models.result import Pieces, with_ready_outputs
+from cronium_worker.models.result import with_ready_outputs
 from cronium_worker.sealing import SecretBox
 from cronium_worker.signing import Signer
 
 CANCEL_CHANNEL = "cronium:cancel"
 STATUS_CHANNEL = "cronium:status"  # lua/common.lua
 INDEX_KEY = "cronium:jobs"
-PIECE_BYTES = 512 * 1024  # `proto-max-bulk-len` is 1 MB at least
 _GONE = "gone"  # in the place of secrets that are deleted
 UNFINISHED_S = 3600  # a large result of a worker that loses the job before the end is written
 _READ_COUNT = 1000
@@ -95,22 +95,6 @@ def _numbered(claim: "Claim", bodies: Sequence[Body]) -> Iterator[Argument]:
     yield from (claim._seq, len(bodies))
     for seq, body in enumerate(bodies, start=claim._seq):
         yield from (body.kind, whole(body, claim.job.id, seq))
-
-
-def in_pieces(text: Pieces) -> list[bytes]:
-    """No value of a command may be larger than Redis's `proto-max-bulk-len`: what is put together there may be."""
-    return [bytes(memoryview(each)[at : at + PIECE_BYTES]) for each in text for at in range(0, len(each), PIECE_BYTES)]
-
-
-def set_pieces(redis: "Redis", key: str, pieces: list[bytes], *, add: str, ttl_s: int) -> None:
-    """Make a key of pieces, each added by a command of its own, "rpush" or "append": a script that puts 22 MiB together
-    keeps all others waiting for 150 ms."""
-    with redis.pipeline(transaction=False) as pipe:
-        pipe.delete(key)
-        for piece in pieces:
-            getattr(pipe, add)(key, piece)
-        pipe.expire(key, ttl_s)
-        pipe.execute()
 
 
 def record_key(job_id: str) -> str:
@@ -288,8 +272,7 @@ class JobStore:
         found = self.fields(job_id, "result", "whole_result")
         text = found.get("result")
         if "whole_result" in found:
-            key = whole_result_key(job_id, found["whole_result"])
-            pieces = cast("list[bytes]", cast(Any, self.redis).execute_command("LRANGE", key, 0, -1, NEVER_DECODE=True))
+            pieces = get_pieces(self.redis, whole_result_key(job_id, found["whole_result"]))
             text = b"".join(pieces).decode() or text
         return text
 
@@ -517,7 +500,7 @@ class JobStore:
         if result.is_ready:
             name = uuid4().hex
             key, pieces = whole_result_key(claim.job.id, name), in_pieces(result.to_json())
-            set_pieces(self.redis, key, pieces, add="rpush", ttl_s=UNFINISHED_S)
+            set_pieces(self.redis, key, pieces, into="list", ttl_s=UNFINISHED_S)
             result = result.model_copy(update={"output": _elsewhere(result.output)})
         try:
             self._fenced(

@@ -20,7 +20,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cronium_worker.errors import JobNotFound, TooBusy
-from cronium_worker.fleet.store import PIECE_BYTES, record_key, whole_result_key
+from cronium_worker.fleet.pieces import PIECE_BYTES
+from cronium_worker.fleet.store import record_key, whole_result_key
 from cronium_worker.models import JobResult, Output, OutputFile
 from cronium_worker.models.fields import MIB
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal, cast
 from uuid import uuid4
 
 import pytest
@@ -17,7 +17,8 @@ from cronium_worker.fleet import store as store_module
 from cronium_worker.fleet.cancels import CancelListener
 from cronium_worker.fleet.connections import connect
 from cronium_worker.fleet.events import Event, claim_body, log_body, metrics_body, progress_body, status_body
-from cronium_worker.fleet.store import CANCEL_CHANNEL, INDEX_KEY, Claim, JobStore, in_pieces, record_key
+from cronium_worker.fleet.pieces import get_pieces, in_pieces, set_pieces
+from cronium_worker.fleet.store import CANCEL_CHANNEL, INDEX_KEY, Claim, JobStore, record_key
 from cronium_worker.models import ErrorInfo, Job, JobResult, Output, OutputFile, formats
 from cronium_worker.models.result import ReadyOutput
 from tests.conftest import wait_until
@@ -306,6 +307,23 @@ def test_a_large_result_keeps_nobody_waiting(store: JobStore, register: Callable
         return longest / 1000
 
     assert min(longest_ms() for _ in range(3)) < 40  # some 4; a script that puts it together, 160
+
+
+@pytest.mark.parametrize("there", [1, 3], ids=["an answer got lost", "a new primary has fewer"])
+@pytest.mark.parametrize("into", ["list", "string"])
+def test_pieces_are_whole_however_often_they_are_sent(
+    store: JobStore, job: Job, into: Literal["list", "string"], there: int
+) -> None:
+    key, pieces = f"{record_key(job.id)}:{into}", [b"first", b"2nd", b"\xff", b"last"]
+    set_pieces(store.redis, key, pieces[:there], into=into, ttl_s=60)
+
+    set_pieces(store.redis, key, pieces, into=into, ttl_s=60)
+
+    if into == "list":
+        assert list(get_pieces(store.redis, key)) == pieces
+    else:
+        assert cast(Any, store.redis).execute_command("GET", key, NEVER_DECODE=True) == b"".join(pieces)
+    assert 0 < store.redis.ttl(key) <= 60
 
 
 def test_a_large_result_lies_beside_the_record_and_goes_with_it(store: JobStore, job: Job) -> None:
