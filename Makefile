@@ -17,7 +17,7 @@ export ARGS BASE
 CHECKS := check-format check-lint check-types check-layers check-shell check-dockerfiles
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hosts test-upgrade attack chaos fuzz up check $(CHECKS) bench images docs lock clean
+.PHONY: help demo test test-hosts test-vm test-upgrade flaky attack chaos fuzz up check $(CHECKS) bench images docs lock clean
 
 help: ## this list
 	@echo 'cronium-worker: scripts as jobs, each alone in a container, on a fleet of Docker hosts'
@@ -39,6 +39,14 @@ test-upgrade: ## hosts of an older version beside today's, and back; BASE=COMMIT
 test-hosts: ## the tests about the engine on other Debian suites, engines, runtimes; ROW="forky forky-crun"; ARGS="-k name"
 	@$(SETUP) venv services tests
 	@$(WITH_SERVICES) sh -c 'cronium images build && exec python -m tests.matrix $(addprefix --row ,$(ROW)) $$ARGS'
+
+test-vm: ## a virtual machine with nothing but Debian: installation to removal, power cuts between; ARGS="-k drain"
+	@$(SETUP) venv services tests vm
+	@$(WITH_SERVICES) sh -c 'cronium images build && exec pytest -x tests/machine $$ARGS'
+
+flaky: ## the tests again and again beside a load, for those that fail by chance; ARGS="--minutes 30 tests/system"
+	@$(SETUP) venv services tests
+	@$(WITH_SERVICES) sh -c 'cronium images build && exec python -m tests.flaky $$ARGS'
 
 attack: ## what an attacker tries, against the real thing; ARGS=queue for those with that in their name
 	@$(SETUP) venv services tests

@@ -3,7 +3,7 @@
 `make bench ARGS=attacks`: what jobs do to their neighbours instead (attacks.py). `make bench ARGS=scale`: what one
 Redis carries, by a model of up to 1,000 hosts (scale.py). `make bench ARGS="latency gate logs throughput burst
 growth shares neighbours"`: only those parts of it, printed and not kept. `make bench ARGS="ab BASE=COMMIT"`: this
-tree beside another commit's (ab.py).
+tree beside another commit's (ab.py). `make bench ARGS=engines`: engines and runtimes beside each other (engines.py).
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ab, attacks, growth, scale
+from benchmarks import ab, attacks, engines, growth, scale
 from benchmarks.fleet import running_worker
 from benchmarks.gate import gate
 from benchmarks.housekeeping import pull_to_all_hosts, sweep_orphans
@@ -108,6 +108,8 @@ if __name__ == "__main__":
             attacks.main()
         case ["ab", *options]:
             ab.main(options)
+        case ["engines", *options]:
+            engines.main(options)
         case ["scale"]:
             scale.again_with_own_redis("benchmarks.scale")
         case [*names] if names and set(names) <= set(PARTS):
@@ -115,4 +117,4 @@ if __name__ == "__main__":
         case []:
             main()
         case _:
-            sys.exit(f"ab BASE=COMMIT, attacks, scale, or any of: {' '.join(PARTS)}")
+            sys.exit(f"ab BASE=COMMIT, attacks, engines, scale, or any of: {' '.join(PARTS)}")

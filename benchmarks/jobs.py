@@ -2,7 +2,9 @@
 
 import subprocess
 import tempfile
+from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 from typing import Self
 from uuid import uuid4
 
@@ -57,7 +59,7 @@ class RawCycle:
     """The floor: create, attach, start, read to the end, wait, remove of a container as a job has it, but that its
     script is its command; nothing else. The network is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network | None = None) -> None:
         self._api = docker.APIClient(**kwargs_from_env(), version="auto", timeout=TIMEOUT_S)
         self._directory = tempfile.TemporaryDirectory(prefix="cronium-bench-")
         settings = get_settings()
@@ -70,7 +72,7 @@ class RawCycle:
             workspace=workspace.root,
             user=f"{uid}:{gid}",
             resources=settings.defaults,
-            network=Network(),
+            network=network or Network(),
             device=block_device(workspace.root),
         )
         config = container_config(spec, settings)
@@ -83,14 +85,30 @@ class RawCycle:
         self._api.close()
         self._directory.cleanup()
 
-    def __call__(self) -> None:
+    def __call__(self) -> dict[str, float]:
+        """The milliseconds of each step, and of all of them (`cycle`)."""
+        at = [perf_counter()]
         container = self._api.create_container_from_config(self._config)["Id"]
+        at.append(perf_counter())
         output = self._api.attach(container, stream=True)
         self._api.start(container)
-        if b"".join(output) != b"hi\n":
+        at.append(perf_counter())
+        first = next(output)
+        at.append(perf_counter())
+        if first + b"".join(output) != b"hi\n":
             raise RuntimeError("the raw cycle lost its output")
         self._api.wait(container)
+        ended = perf_counter()
         self._api.remove_container(container, force=True)
+        at.append(perf_counter())
+        steps = [(after - before) * 1000 for before, after in pairwise(at)]
+        return {
+            "create": steps[0],
+            "start": steps[1],
+            "first byte": steps[2],
+            "remove": (at[-1] - ended) * 1000,
+            "cycle": sum(steps),
+        }
 
 
 def raw_cycle(rounds: int) -> Figure:

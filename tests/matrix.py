@@ -9,7 +9,6 @@ that root has the row's engine and Redis. The kernel, and with it cgroup v1 or v
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -19,17 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.labs import ROOT, Lab, NoLabs, directory_in, entering, inside, save_images, way_out
+from tests.roots import PLACE, root_of
 
-_PLACE = ROOT / "var" / "hosts"
-_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_MIRROR = "http://deb.debian.org/debian"
 _PACKAGES = (
     "docker.io", "docker-cli", "containerd", "runc", "crun", "iptables", "nftables", "iproute2", "kmod", "mount",
     "procps", "redis-server", "python3", "python3-venv", "nodejs", "docker-registry", "gcc", "libc6-dev", "e2fsprogs",
     "ca-certificates", "curl", "git", "jq", "make", "openssl",
 )  # fmt: skip
 _NUMBER = 9  # beside the labs of `make test`
-_MADE_S, _ROW_S = 600, 1800
+_ROW_S = 1800
 # What is about the engine. Apart: what tests the project's own tools, and programs that these roots do not have.
 _TESTS = (
     "tests/integration",
@@ -56,24 +53,9 @@ ROWS: Mapping[str, Row] = {
 }
 
 
-def root_of(suite: str) -> tuple[Path, Path]:
-    """The root directory of a suite, and its virtual environment of the project; made if there is none. Raises
-    NoLabs."""
-    root, environment = _PLACE / suite, _PLACE / f"{suite}-venv"
-    if not root.is_dir():
-        _PLACE.mkdir(parents=True, exist_ok=True)
-        making = _PLACE / f"{suite}.making"
-        shutil.rmtree(making, ignore_errors=True)
-        command = [
-            "mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--aptopt=APT::Install-Recommends \"false\"",
-            '--aptopt=Acquire::Check-Valid-Until "false"',  # a mirror may lag behind
-            f"--keyring={_KEYRING}", f"--include={','.join(_PACKAGES)}", suite, str(making),
-            f"deb {_MIRROR} {suite} main",
-        ]  # fmt: skip
-        if subprocess.run(command, check=False, timeout=_MADE_S).returncode:
-            shutil.rmtree(making, ignore_errors=True)
-            raise NoLabs(f"{suite}: mmdebstrap could not make it from {_MIRROR}")
-        making.rename(root)
+def root_and_environment(suite: str) -> tuple[Path, Path]:
+    """The root directory of a suite, and its virtual environment of the project. Raises NoLabs."""
+    root, environment = root_of(suite, suite, _PACKAGES), PLACE / f"{suite}-venv"
     environment.mkdir(exist_ok=True)
     inside(root, environment, "deploy/local/setup.sh", "venv")
     return root, environment
@@ -81,7 +63,7 @@ def root_of(suite: str) -> tuple[Path, Path]:
 
 def test(row: Row, arguments: Iterable[str]) -> int:
     """Run the tests on a row. Returns pytest's exit code. Raises NoLabs."""
-    root, environment = root_of(row.suite)
+    root, environment = root_and_environment(row.suite)
     (root / "etc" / "docker").mkdir(parents=True, exist_ok=True)
     (root / "etc" / "docker" / "daemon.json").write_text(json.dumps(row.daemon))
     with directory_in("/var/lib") as directory, way_out() as mtu:

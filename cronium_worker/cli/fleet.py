@@ -1,4 +1,4 @@
-"""`cronium hosts`, `drain`, `cleanup`: the fleet's hosts."""
+"""`cronium hosts`, `drain`, `leave`, `cleanup`: the fleet's hosts."""
 
 import json
 import time
@@ -140,6 +140,26 @@ def drain(host: str, undo: bool, wait: bool) -> None:
             _wait_for_jobs(host)
     else:
         echo(f"{host} is not running; when it comes back, it {says}")
+
+
+@click.command()
+def leave() -> None:
+    """Take this host out of the fleet: remove its containers, the fleet's network and firewall rules.
+
+    Its worker has ended, and no job runs here. Images and settings stay. deploy/uninstall.sh does all there is to do.
+
+    \b
+    Example:
+      cronium drain build-7 --wait && systemctl disable --now cronium-worker && cronium leave
+    """
+    from cronium_worker import leaving
+    from cronium_worker.engine.client import Engine
+    from cronium_worker.housekeeping import hosts as registry
+    from cronium_worker.tasks import store
+
+    settings = get_settings()
+    leaving.leave(Engine(), store(), registry(), settings)
+    echo(f"{settings.host_name} has left the fleet {settings.fleet}")
 
 
 def _report_of(host: str) -> "Report | None":

@@ -11,7 +11,7 @@ from cronium_worker import __version__, tracing
 from cronium_worker.cli.completion import completion
 from cronium_worker.cli.doctor import doctor
 from cronium_worker.cli.firewall import firewall
-from cronium_worker.cli.fleet import cleanup, drain, hosts
+from cronium_worker.cli.fleet import cleanup, drain, hosts, leave
 from cronium_worker.cli.flower import flower
 from cronium_worker.cli.images import images
 from cronium_worker.cli.jobs import cancel, logs, ps, result, status
@@ -40,7 +40,7 @@ def cli() -> None:
 
 
 _JOBS = (run, rerun, logs, status, result, cancel, ps, schedule, workflow, top)
-_HOSTS = (hosts, drain, cleanup, worker, images, flower, web, doctor, config, key, firewall, completion)
+_HOSTS = (hosts, drain, leave, cleanup, worker, images, flower, web, doctor, config, key, firewall, completion)
 for command in (*_JOBS, *_HOSTS):
     cli.add_command(command)
 

@@ -77,6 +77,12 @@ class Firewall:
         wanted = ruleset(self._security, name_servers(root(place.pid)), place.names)
         return place.has(wanted) and place.filters_bridged()
 
+    def remove(self) -> None:
+        """Take the rules away. Raises as `ensure`."""
+        place = self._place()
+        if place is not None:
+            place.remove()
+
     def text(self) -> str:
         """For `nft -f -`, in the engine's network namespace."""
         names = network_names(self._engine, fleet=self._fleet)
@@ -113,6 +119,9 @@ class _Place:
 
     def install(self, wanted: Ruleset) -> None:
         self._run("nft", "-f", "-", text=wanted.text)
+
+    def remove(self) -> None:
+        self._run("nft", "delete", "table", *self.names.table.split(), missing_is_fine=True)
 
     def filters_bridged(self) -> bool:
         try:

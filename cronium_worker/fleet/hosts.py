@@ -162,6 +162,12 @@ class HostRegistry:
     def undrain(self, host: str) -> None:
         self._redis.srem(_DRAINED_KEY, host)
 
+    def forget(self, host: str) -> None:
+        """As if it had never been: for a host whose nodes have ended and will not be back."""
+        self._redis.delete(_host_key(host))
+        self._redis.srem(_INDEX_KEY, host)
+        self.undrain(host)
+
     def answers(self, run: str, hosts: Iterable[str], *, timeout_s: float) -> Iterator[Report]:
         """What the hosts answer to a run, as it comes, until all have reported or `timeout_s` seconds are over."""
         waiting = set(hosts)

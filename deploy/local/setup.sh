@@ -4,6 +4,7 @@
 #   venv      .venv with the locked Python packages and this package in editable form
 #   services  Docker Engine, Redis, nftables and mmdebstrap from the distribution, each only if it is missing
 #   tests     what the tests run outside of containers: node, jq, gcc, openssl, curl, docker-registry, RabbitMQ, Prometheus
+#   vm        an emulator of machines
 #   check     shellcheck
 #
 # Default: venv services. What is there is not touched, so a second call takes a fraction of a second.
@@ -164,6 +165,11 @@ setup_tests() {
     has systemd-analyze || apt_install "systemd's checker" systemd
 }
 
+setup_vm() {
+    has qemu-system-x86_64 || apt_install "QEMU" qemu-system-x86
+    has ssh || apt_install "an SSH client" openssh-client
+}
+
 setup_check() {
     has shellcheck || apt_install "shellcheck" shellcheck
 }
@@ -178,8 +184,8 @@ main() {
     [ $# -gt 0 ] || set -- venv services
     for part in "$@"; do
         case $part in
-        venv | services | tests | check) "setup_$part" ;;
-        *) die "unknown part '$part': venv, services, tests or check" ;;
+        venv | services | tests | vm | check) "setup_$part" ;;
+        *) die "unknown part '$part': venv, services, tests, vm or check" ;;
         esac
     done
 }

@@ -194,6 +194,27 @@ def test_install_refuses_what_is_no_debian(machine: Machine) -> None:
     assert said.startswith("install: this is neither Debian nor Ubuntu (alpine")
 
 
+def test_uninstall_takes_away_what_install_has_made(machine: Machine, redis_url: str) -> None:
+    machine.run("mkdir", "-p", "/etc/cronium", "/etc/systemd/system")
+    machine.run("ln", "-sf", "cronium.env", "/etc/cronium/.env")
+    machine.write("/etc/cronium/cronium.env", machine.settings_file(redis_url))
+    assert machine.run("cp", "/source/deploy/systemd/cronium-worker.service", "/etc/systemd/system/")[0] == 0
+
+    code, said = machine.run("/source/deploy/uninstall.sh", "--dry-run")
+    assert (code, "would: remove /opt/cronium" in said) == (0, True), said
+    assert machine.run("ls", "/opt/cronium/bin/cronium")[0] == 0
+
+    code, said = machine.run("/source/deploy/uninstall.sh")
+    assert code == 0, said
+    assert "host-9 has left the fleet" in said
+    assert machine.run("ls", "/opt/cronium")[0] != 0
+    assert machine.run("ls", "/etc/systemd/system/cronium-worker.service")[0] != 0
+    assert machine.run("ls", "/etc/cronium/cronium.env")[0] == 0  # it may come back
+
+    code, said = machine.run("/source/deploy/uninstall.sh")
+    assert (code, "this machine is no host any more" in said) == (0, True), said
+
+
 # ---- Redis
 
 
