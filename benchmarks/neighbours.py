@@ -1,9 +1,9 @@
 """`make bench ARGS=neighbours`: what others notice of a job that chooses much work for its worker.
 
-In turn nothing; short jobs, which cost the engine as many containers as the attacks, and a busy one, that leave the worker
-alone; and each attack of tests/system/test_neighbours.py. Each again as soon as it has ended. Meanwhile a neighbour prints
-every 100 ms; others are started in sandboxes that wait, cancelled, and run into their timeout. Each row is beside the quiet
-fleet's.
+In turn nothing; short jobs, which cost the engine as many containers as the attacks, and a busy one, that leave the
+worker alone; and each attack of tests/system/test_neighbours.py. Each again as soon as it has ended. Meanwhile a
+neighbour prints every 100 ms; others are started in sandboxes that wait, cancelled, and run into their timeout. Each
+row is beside the quiet fleet's.
 """
 
 import threading
