@@ -20,7 +20,7 @@ from tests.labs import ROOT, NoLabs, inside, save_images
 from tests.roots import PLACE, root_of
 
 _PACKAGES = (
-    "systemd", "systemd-sysv", "systemd-resolved", "dbus", "udev", "kmod", "linux-image-cloud-amd64", "initramfs-tools",
+    "systemd", "systemd-sysv", "dbus", "udev", "kmod", "linux-image-cloud-amd64", "initramfs-tools",
     "openssh-server", "apparmor", "iproute2", "iptables", "nftables", "procps", "ca-certificates", "curl", "docker.io",
     "redis-server", "python3", "python3-venv", "mmdebstrap",
 )  # fmt: skip
@@ -33,6 +33,7 @@ _BOOT_S, _STOP_S = 600, 300
 _FILES = {
     "etc/hostname": "machine\n",
     "etc/hosts": "127.0.0.1 localhost machine\n",
+    "etc/resolv.conf": "nameserver 10.0.2.3\n",
     "etc/fstab": "/dev/vda / ext4 defaults,noatime 0 1\n/dev/vdb /mnt ext4 ro,nofail 0 0\n",
     "etc/systemd/network/10-machine.network": "[Match]\nName=e*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n",
     "etc/systemd/system.conf.d/slow.conf": "[Manager]\n"
