@@ -16,7 +16,6 @@ from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import JobStore
 from cronium_worker.leaving import leave
 from cronium_worker.models.job import JOBS_NODE
-from cronium_worker.settings import Pool
 from cronium_worker.workspace.lock import lock_host
 from tests.integration.conftest import Bench
 from tests.integration.fenced import fence, host, pid_of, rig_host, within
@@ -57,9 +56,7 @@ def test_nothing_of_the_fleet_stays(
     store: JobStore,
     hosts: HostRegistry,
 ) -> None:
-    bench = make_bench(pool=Pool(size=1, minimum=1))
-    bench.runner.start()
-    bench.wait_for_pool()
+    bench = make_bench()
     fence()
     job = bench.start(script=SLEEP)
     pid_of(rig_host, job)

@@ -22,8 +22,8 @@ def machine() -> Iterator[Machine]:
     with directory_in("/var/lib") as directory:
         machine = Machine(directory)
         machine.make()
-        machine.start()
         try:
+            machine.start()
             yield machine
         finally:
             machine.stop()

@@ -1,29 +1,35 @@
 """A machine as people have it: Debian trixie with systemd, cgroup v2, AppArmor and its own Docker Engine.
 
-It is a virtual one, emulated where there is no /dev/kvm: it shows function, not speed. Its disk is made once, and kept
+It is a virtual one, and emulated (the /dev/kvm of a machine that is a virtual one itself may not carry it): it shows
+function, not speed. Its disk is made once, and kept
 in var/hosts; each run has a copy. It has no way out: what it needs lies on a second disk, below /mnt.
 """
 
 import json
-import os
 import shlex
 import shutil
 import socket
 import subprocess
+import tempfile
 import textwrap
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import docker
+
 from tests.conftest import wait_until
-from tests.labs import ROOT, NoLabs, inside, save_images
+from tests.labs import ROOT, NoLabs, inside
+from tests.registry import forget, push, running_registry
 from tests.roots import PLACE, root_of
 
 _PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "udev", "kmod", "linux-image-cloud-amd64", "initramfs-tools",
     "openssh-server", "apparmor", "iproute2", "iptables", "nftables", "procps", "ca-certificates", "curl", "docker.io",
-    "redis-server", "python3", "python3-venv", "mmdebstrap",
+    "docker-cli", "docker-registry", "redis-server", "python3", "python3-venv",
 )  # fmt: skip
+# In it: has the runner images, for CRONIUM_REGISTRY__PREFIX.
+REGISTRY = "127.0.0.1:5000"
 # What its kernel and systemd say, of the last run.
 CONSOLE = PLACE / "machine-console.log"
 _DISK, _PAYLOAD_SPARE_MIB = "12G", 200
@@ -39,6 +45,14 @@ _FILES = {
     "etc/systemd/system.conf.d/slow.conf": "[Manager]\n"
     "DefaultTimeoutStartSec=900\nDefaultTimeoutStopSec=900\nDefaultDeviceTimeoutSec=900\n",
     "etc/ssh/sshd_config.d/machine.conf": "PermitRootLogin prohibit-password\nUseDNS no\nLoginGraceTime 600\n",
+    "etc/docker/registry/config.yml": f"""\
+version: 0.1
+log: {{level: warn}}
+storage:
+  filesystem: {{rootdirectory: /mnt/registry}}
+  maintenance: {{readonly: {{enabled: true}}}}
+http: {{addr: '{REGISTRY}'}}
+""",
     "etc/pip.conf": "[global]\nno-index = true\nfind-links = /mnt/wheels\n",
 }
 _ENABLED = "systemd-networkd", "ssh"
@@ -69,11 +83,10 @@ class Machine:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         kernel = next((PLACE / "machine" / "boot").glob("vmlinuz-*"))
-        accelerator = ["-accel", "kvm"] if os.access("/dev/kvm", os.W_OK) else ["-accel", "tcg,thread=multi"]
         disks = [f"file={path},if=virtio,format=raw,cache=unsafe" for path in (self._disk, self._payload)]
         command = [
-            "nice", "-n", "5", "qemu-system-x86_64", "-machine", "q35", *accelerator, "-cpu", "max",
-            "-smp", str(_CPUS), "-m", str(_MEMORY_MIB), "-display", "none", "-monitor", "none",
+            "nice", "-n", "5", "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi",
+            "-cpu", "max", "-smp", str(_CPUS), "-m", str(_MEMORY_MIB), "-display", "none", "-monitor", "none",
             "-kernel", str(kernel), "-initrd", str(kernel).replace("vmlinuz-", "initrd.img-"),
             "-append", "root=/dev/vda rw console=ttyS0 mitigations=off loglevel=4",
             *(part for disk in disks for part in ("-drive", disk)),
@@ -154,7 +167,7 @@ class Machine:
         )
 
     def _make_payload(self) -> None:
-        """The project as it is here, the packages of its requirements, and the runner images."""
+        """The project as it is here, the packages of its requirements, and a registry's data with the runner images."""
         tree = self._directory / "payload"
         (tree / "project").mkdir(parents=True)
         listed = subprocess.run(
@@ -168,10 +181,26 @@ class Machine:
         )
         subprocess.run(["tar", "--extract", "--directory", tree / "project"], input=packed.stdout, check=True)
         shutil.copytree(_wheels(), tree / "wheels")
-        save_images(tree / "images.tar")
+        _push_images(tree / "registry")
         used = int(subprocess.run(["du", "-sm", tree], check=True, capture_output=True, text=True).stdout.split()[0])
         _file_system(self._payload, tree, f"{used + used // 8 + _PAYLOAD_SPARE_MIB}M")
         shutil.rmtree(tree)
+
+
+def _push_images(directory: Path) -> None:
+    """Ours of this machine's engine, into what will be the data of the machine's registry."""
+    with (
+        tempfile.TemporaryDirectory() as place,
+        running_registry(Path(place)) as registry,
+        closing(docker.from_env(timeout=300)) as client,
+    ):
+        for script_type in ("bash", "python", "node"):
+            name = f"cronium/runner:{script_type}-debian"
+            reference = registry.reference(name)
+            client.api.tag(name, *reference.rsplit(":", 1))
+            push(client.api, reference)
+        forget(client.api, registry.address)
+        shutil.copytree(registry.data, directory)
 
 
 def _key() -> Path:

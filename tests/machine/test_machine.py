@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import wait_until
-from tests.machine.machine import Machine
+from tests.machine.machine import REGISTRY, Machine
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -90,7 +90,7 @@ def test_it_is_what_people_have(machine: Machine) -> None:
 
 
 def test_install_goes_from_nothing_to_services_that_run(machine: Machine) -> None:
-    machine.run("cp -r /mnt/project /root/cronium-worker && docker load --quiet --input /mnt/images.tar", timeout_s=900)
+    machine.run("cp -r /mnt/project /root/cronium-worker")
     said = machine.run("/root/cronium-worker/deploy/install.sh", timeout_s=1200, may_fail=True)
     assert "fill in /etc/cronium/cronium.env" in said, said
     key = machine.run("cd / && /opt/cronium/bin/cronium key").strip()
@@ -102,6 +102,7 @@ def test_install_goes_from_nothing_to_services_that_run(machine: Machine) -> Non
         "CRONIUM_CONCURRENCY": "4",
     }.items():
         machine.run(f"sed -i 's|^{name}=.*|{name}={value}|' /etc/cronium/cronium.env")
+    machine.run(f"echo CRONIUM_REGISTRY__PREFIX={REGISTRY} >>/etc/cronium/cronium.env")
     machine.run("systemctl enable --now --quiet redis-server")
 
     said = machine.run("/root/cronium-worker/deploy/install.sh", timeout_s=1200)
@@ -271,7 +272,7 @@ def test_nothing_stays_when_it_leaves_the_fleet(machine: Machine) -> None:
     said = machine.run("/root/cronium-worker/deploy/uninstall.sh --purge", timeout_s=900)
     assert "this machine is no host any more" in said
     left = machine.run(
-        "docker ps --all --quiet; docker network ls --quiet --filter name=cronium; docker images --quiet 'cronium/*'; "
+        "docker ps --all --quiet; docker network ls --quiet --filter name=cronium; docker images --quiet; "
         "nft list tables | grep cronium; ls -d /opt/cronium /etc/cronium /etc/systemd/system/cronium-* 2>/dev/null; "
         "systemctl list-units --plain --no-legend 'cronium-*'; ls -A /var/lib/cronium",
         may_fail=True,
