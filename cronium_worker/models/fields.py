@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, JsonValue
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    IPvAnyAddress,
+    JsonValue,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -69,6 +77,12 @@ def json_bytes(value: object) -> bytes:
         raise ValueError("contains a lone surrogate, which is not text") from None
 
 
+def check_depth(value: object) -> None:
+    """Raises ValueError where a value has more levels than JSON_MAX_DEPTH."""
+    if _is_deeper_than(value, JSON_MAX_DEPTH):
+        raise ValueError(f"nested deeper than {JSON_MAX_DEPTH} levels")
+
+
 def _is_deeper_than(value: Any, levels: int) -> bool:
     layer = [value]
     for _ in range(levels + 1):
@@ -79,19 +93,19 @@ def _is_deeper_than(value: Any, levels: int) -> bool:
     return True
 
 
-def limited_json(limit_bytes: int) -> AfterValidator:
+def limited_json(limit_bytes: int) -> WrapValidator:
     """A validator that refuses a value whose JSON is longer than `limit_bytes`, nested deeper than
     JSON_MAX_DEPTH, or no strict JSON."""
 
-    def check(value: Any) -> Any:
-        if _is_deeper_than(value, JSON_MAX_DEPTH):
-            raise ValueError(f"nested deeper than {JSON_MAX_DEPTH} levels")
+    def check(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        check_depth(value)  # first: pydantic's own message names the level by each of those above it
+        value = validate(value)
         size = len(json_bytes(value))
         if size > limit_bytes:
             raise ValueError(f"{size} bytes as JSON, at most {limit_bytes} are allowed")
         return value
 
-    return AfterValidator(check)
+    return WrapValidator(check)
 
 
 def check_environment(values: Mapping[str, str]) -> Mapping[str, str]:

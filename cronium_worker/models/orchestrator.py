@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from cronium_worker.models.fields import check_depth
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SECONDS_MAX = 86400
@@ -93,11 +95,12 @@ def job_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
         fields["resources"] = given
     if execution.get("retryPolicy"):
         fields["retry"] = _retry(_mapping(execution, "retryPolicy"))
-    fields["event"] = metadata
     try:
-        fields["metadata"] = {
-            key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()
-        }
-    except RecursionError:
-        raise ValueError("metadata: nested too deeply") from None
+        check_depth(metadata)
+    except ValueError as error:
+        raise ValueError(f"metadata: {error}") from None
+    fields["event"] = metadata
+    fields["metadata"] = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()
+    }
     return fields

@@ -26,7 +26,7 @@ from tests.roots import PLACE, root_of
 _PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "udev", "kmod", "linux-image-cloud-amd64", "initramfs-tools",
     "openssh-server", "apparmor", "iproute2", "iptables", "nftables", "procps", "ca-certificates", "curl", "docker.io",
-    "docker-cli", "docker-registry", "redis-server", "python3", "python3-venv",
+    "docker-cli", "docker-registry", "mmdebstrap", "redis-server", "python3", "python3-venv",
 )  # fmt: skip
 # In it: has the runner images, for CRONIUM_REGISTRY__PREFIX.
 REGISTRY = "127.0.0.1:5000"

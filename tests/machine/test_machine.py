@@ -103,6 +103,7 @@ def test_install_goes_from_nothing_to_services_that_run(machine: Machine) -> Non
     }.items():
         machine.run(f"sed -i 's|^{name}=.*|{name}={value}|' /etc/cronium/cronium.env")
     machine.run(f"echo CRONIUM_REGISTRY__PREFIX={REGISTRY} >>/etc/cronium/cronium.env")
+    machine.run("sed -i 's/^appendonly no/appendonly yes/' /etc/redis/redis.conf; systemctl restart redis-server")
     machine.run("systemctl enable --now --quiet redis-server")
 
     said = machine.run("/root/cronium-worker/deploy/install.sh", timeout_s=1200)
