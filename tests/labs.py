@@ -69,6 +69,8 @@ _ENTER = r"""
 set -e
 mount --bind "$ROOT" "$ROOT"
 for name in proc sys dev; do mount --rbind "/$name" "$ROOT/$name"; done
+# crun refuses cgroup v1 with a v2 beside it that has controllers.
+if [ -e /sys/fs/cgroup/unified/cgroup.controllers ]; then umount "$ROOT/sys/fs/cgroup/unified"; fi
 mkdir -p "$ROOT/mnt"
 # What this machine trusts is trusted there: its mirror may be behind a proxy.
 for path in ${LABS:+"$LABS/tmp:/tmp"} /etc/ssl/certs "$PWD" "$ENVIRONMENT:$PWD/.venv" ${LABS:+"$LABS"}; do
