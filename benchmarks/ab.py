@@ -26,7 +26,7 @@ _ROOT = Path(__file__).parents[1]
 _CACHE = _ROOT / "var" / "ab"
 _BURST_JOBS = 40
 _BURST_PAIRS = 6
-_LOG_PAIRS = 6
+_LOG_PAIRS = 60
 _LOG = (
     "import sys\nsys.stdout.reconfigure(line_buffering=False)\n"
     "for n in range(200_000): sys.stdout.write(f'{n:099d}\\n')"

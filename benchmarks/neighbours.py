@@ -1,9 +1,9 @@
 """`make bench ARGS=neighbours`: what others notice of a job that chooses much work for its worker.
 
-In turn nothing; short jobs, which cost the engine as many containers as the attacks, and a busy one, that leave the
-worker alone; and each attack of tests/system/test_neighbours.py. Each again as soon as it has ended. Meanwhile a
-neighbour prints every 100 ms; others are started in sandboxes that wait, cancelled, and run into their timeout. Each
-row is beside the quiet fleet's.
+In turn nothing; jobs that leave the worker alone: those of a second, for which the engine makes and removes containers
+as for the attacks that end by themselves, and a busy one; and each attack of tests/system/test_neighbours.py. Each
+again as soon as it has ended. Meanwhile a neighbour prints every 100 ms; others are started in sandboxes that wait,
+cancelled, and run into their timeout. Each row is beside the quiet fleet's.
 """
 
 import threading
@@ -29,7 +29,7 @@ _TILL_TERM = "trap 'exit 0' TERM; echo on; sleep 60 & wait"
 _BUSY = "import time\nend = time.time() + 1.5\nwhile time.time() < end: pass"
 _KINDS: Mapping[str, Mapping[str, Any]] = {
     "nothing": {},
-    "short jobs": {"content": "print('hi')"},
+    "jobs of a second": {"content": "import time; time.sleep(1)"},
     "a busy job": {"content": _BUSY},
     **ATTACKS,
 }

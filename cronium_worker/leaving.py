@@ -1,5 +1,6 @@
 """Takes a host out of its fleet: nothing of the fleet stays on the host's engine, and the fleet forgets the host."""
 
+import shutil
 from functools import partial
 
 from cronium_worker.engine import inventory
@@ -15,8 +16,8 @@ from cronium_worker.workspace.lock import is_locked
 
 
 def leave(engine: Engine, store: JobStore, hosts: HostRegistry, settings: Settings) -> None:
-    """Remove the host's containers and workspaces, the fleet's network and its firewall rules. Images stay. Raises
-    ConfigurationError when the host's worker or a job runs; DaemonError, NetworkError, redis errors."""
+    """Remove the host's containers and directory, the fleet's network and its firewall rules. Images stay. Raises
+    ConfigurationError when the host's worker or a job runs; DaemonError, NetworkError, OSError, redis errors."""
     if is_locked(settings.sandboxes_path):
         raise ConfigurationError("this host's worker runs; end it first (systemctl disable --now cronium-worker)")
     sweep = Janitor(engine, store, settings.model_copy(update={"orphan_retention": 0})).sweep()
@@ -36,4 +37,5 @@ def leave(engine: Engine, store: JobStore, hosts: HostRegistry, settings: Settin
     Firewall(engine, settings.security, fleet=settings.fleet).remove()
     for network in inventory.unused_networks(engine, fleet=settings.fleet):
         inventory.remove_network(engine, network.id)
+    shutil.rmtree(settings.sandboxes_path)
     hosts.forget(settings.host_name)

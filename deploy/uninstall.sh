@@ -63,7 +63,8 @@ remove_images() {
     "$PROGRAM/bin/python" -c '
 import docker
 client = docker.from_env()
-for tag in [tag for image in client.images.list() for tag in image.tags if tag.startswith("cronium/")]:
+ours = client.images.list() # also those from a registry, which have its name before ours
+for tag in [tag for image in ours if "cronium.image.flavour" in image.labels for tag in image.tags]:
     client.images.remove(tag)'
 }
 

@@ -45,10 +45,12 @@ class Row:
     daemon: Mapping[str, Any] = field(default_factory=dict)
 
 
+_CRUN = {"default-runtime": "crun", "runtimes": {"crun": {"path": "/usr/bin/crun"}}}
 ROWS: Mapping[str, Row] = {
     "trixie": Row("trixie"),
+    "trixie-crun": Row("trixie", _CRUN),
     "forky": Row("forky"),
-    "forky-crun": Row("forky", {"default-runtime": "crun", "runtimes": {"crun": {"path": "/usr/bin/crun"}}}),
+    "forky-crun": Row("forky", _CRUN),
     "forky-containerd-store": Row("forky", {"features": {"containerd-snapshotter": True}}),
 }
 

@@ -120,6 +120,11 @@ class RegistryServer:
         by_tag = [method for method, version in self.manifests(name) if not version.startswith("sha256:")]
         return by_tag.count("HEAD") or by_tag.count("GET")
 
+    def asked(self, name: str, version: str) -> int:
+        """How often a manifest was asked for, there or not."""
+        request = f" /v2/{name}/manifests/{version} "
+        return self.log().count(f'"HEAD{request}') or self.log().count(f'"GET{request}')
+
     def reference(self, name: str) -> str:
         return f"{self.address}/{name}"
 
@@ -187,7 +192,8 @@ def push(api: docker.APIClient, reference: str, *, auth: dict[str, str] | None =
     for message in api.push(repository, tag=tag, auth_config=auth or {}, stream=True, decode=True):
         assert "error" not in message, message
         digest = message.get("aux", {}).get("Digest", digest)
-    return digest
+    # With the containerd image store it is not told: the image's id is the manifest's digest.
+    return digest or str(api.inspect_image(reference)["Id"])
 
 
 def forget(api: docker.APIClient, *addresses: str) -> None:

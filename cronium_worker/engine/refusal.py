@@ -21,13 +21,16 @@ _BY_CODE = {
     requests.codes.not_found: _Verdict("not_found", retryable=False),
 }
 
-# Engine 20.10 answers 500, or gives no code at all, for these. The first that is in the text counts.
+# Engines answer 500, or give no code at all, for these: 20.10, and in words of their own those with the containerd
+# image store. The first that is in the text counts.
 _BY_TEXT = (
     # The Docker Hub's word for what is not there or not for everybody; the engine makes a 404 of it.
     ("pull access denied", _Verdict("denied", retryable=False)),
     ("unauthorized", _Verdict("denied", retryable=False)),
     ("no basic auth credentials", _Verdict("denied", retryable=False)),
+    ("401 Unauthorized", _Verdict("denied", retryable=False)),
     ("HTTP 403", _Verdict("denied", retryable=False)),
+    ("403 Forbidden", _Verdict("denied", retryable=False)),
     ("no space left on device", _Verdict("no_space", retryable=True)),
     ("connection refused", _Verdict("unreachable", retryable=True)),
     ("connection reset", _Verdict("unreachable", retryable=True)),
@@ -37,6 +40,7 @@ _BY_TEXT = (
     ("Client.Timeout exceeded", _Verdict("unreachable", retryable=True)),
     ("EOF", _Verdict("unreachable", retryable=True)),
     ("unexpected HTTP status: 5", _Verdict("unreachable", retryable=True)),
+    ("503 Service Unavailable", _Verdict("unreachable", retryable=True)),
     # One of the two speaks TLS: an operator has to tell the engine (`insecure-registries`, or the certificate).
     ("server gave HTTP response to HTTPS client", _Verdict("unreachable", retryable=False)),
     ("x509:", _Verdict("unreachable", retryable=False)),

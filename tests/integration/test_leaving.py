@@ -16,7 +16,7 @@ from cronium_worker.fleet.hosts import HostRegistry
 from cronium_worker.fleet.store import JobStore
 from cronium_worker.leaving import leave
 from cronium_worker.models.job import JOBS_NODE
-from cronium_worker.workspace import create, existing
+from cronium_worker.workspace import create
 from cronium_worker.workspace.lock import lock_host
 from tests.integration.conftest import Bench
 from tests.integration.fenced import fence, host, pid_of, rig_host, within
@@ -80,7 +80,7 @@ def test_nothing_of_the_fleet_stays(
     leave(host.engine, store, hosts, host.settings)
 
     assert (networks(host), containers(host)) == ([], [])
-    assert list(existing(host.settings.sandboxes_path)) == []
+    assert not host.settings.sandboxes_path.exists()
     assert FIRST.table not in within(rig_host, "nft", "list", "tables")
     assert host.settings.host_name not in {view.name for view in hosts.hosts()} | hosts.drained()
     leave(host.engine, store, hosts, host.settings)  # once more, after a call that was interrupted

@@ -164,7 +164,7 @@ def test_a_wrong_password_is_told_and_not_retried(
     assert error is not None
     assert (error.type, error.retryable, error.details["reason"]) == ("image_pull", False, "denied")
     assert error.details["image"] == locked.reference("team/private:1")
-    assert "unauthorized" in error.message
+    assert "unauthorized" in error.message.lower()
     assert "CRONIUM_REGISTRY__USERNAME" in error.message
     assert refused.statuses == ["pending", "preparing", "failed"]
     assert right.result.status == "completed"
@@ -399,7 +399,7 @@ def test_a_failure_is_shared(engine: Engine, registry: RegistryServer) -> None:
         errors = [waiter.end() for waiter in waiters]
 
     assert [error.details["reason"] for error in errors] == ["not_found"] * 3
-    assert registry.log().count('"GET /v2/team/absent/manifests/1 ') == 1
+    assert registry.asked("team/absent", "1") == 1
 
 
 def test_a_registry_that_dies_in_a_pull_is_stalled_however_often_the_engine_tries_again(
@@ -433,7 +433,7 @@ def test_what_is_not_there_is_not_tried_again(
 ) -> None:
     push_image(api, registry, "team/there:1")
 
-    with pytest.raises(ImagePullError, match="manifest unknown") as caught:
+    with pytest.raises(ImagePullError, match=r"manifest unknown|: not found") as caught:
         pull(ImageManager(engine, Registry()), registry.reference(name))
 
     assert (caught.value.details["reason"], caught.value.retryable) == ("not_found", False)

@@ -1,4 +1,7 @@
-"""Why a pull failed. The texts are those of Engine 20.10 (test_pulls.py provokes what can be provoked)."""
+"""Why a pull failed. The texts are those of Engine 20.10, and of 28.5 with the containerd image store.
+
+test_pulls.py provokes what can be provoked.
+"""
 
 import pytest
 
@@ -14,6 +17,9 @@ DIAL = 'Get "https://r.example/v2/": dial tcp'
         (500, 'Head "http://r/v2/x/manifests/1": no basic auth credentials', "denied", False),
         (500, 'error parsing HTTP 403 response body: unexpected end of JSON input: ""', "denied", False),
         (404, "pull access denied for x, repository does not exist or may require 'docker login'", "denied", False),
+        (500, "unexpected status from HEAD request to http://r/v2/x/manifests/1: 401 Unauthorized", "denied", False),
+        (500, "unexpected status from HEAD request to http://r/v2/x/manifests/1: 403 Forbidden", "denied", False),
+        (500, "unexpected status from HEAD request to http://r/v2/x: 503 Service Unavailable", "unreachable", True),
         (401, "no", "denied", False),
         (403, "no", "denied", False),
         (404, "manifest for r/x:1 not found: manifest unknown: manifest unknown", "not_found", False),
