@@ -40,7 +40,10 @@ _BY_TEXT = (
     ("Client.Timeout exceeded", _Verdict("unreachable", retryable=True)),
     ("EOF", _Verdict("unreachable", retryable=True)),
     ("unexpected HTTP status: 5", _Verdict("unreachable", retryable=True)),
+    ("500 Internal Server Error", _Verdict("unreachable", retryable=True)),
+    ("502 Bad Gateway", _Verdict("unreachable", retryable=True)),
     ("503 Service Unavailable", _Verdict("unreachable", retryable=True)),
+    ("504 Gateway Timeout", _Verdict("unreachable", retryable=True)),
     # One of the two speaks TLS: an operator has to tell the engine (`insecure-registries`, or the certificate).
     ("server gave HTTP response to HTTPS client", _Verdict("unreachable", retryable=False)),
     ("x509:", _Verdict("unreachable", retryable=False)),

@@ -1,8 +1,8 @@
 """A machine as people have it: Debian trixie with systemd, cgroup v2, AppArmor and its own Docker Engine.
 
 It is a virtual one, and emulated (the /dev/kvm of a machine that is a virtual one itself may not carry it): it shows
-function, not speed. Its disk is made once, and kept
-in var/hosts; each run has a copy. It has no way out: what it needs lies on a second disk, below /mnt.
+function, not speed. Its disk is made once, and kept in var/hosts; each run has a copy. It has no way out: what it needs
+lies on a second disk, below /mnt.
 """
 
 import json

@@ -20,6 +20,7 @@ DIAL = 'Get "https://r.example/v2/": dial tcp'
         (500, "unexpected status from HEAD request to http://r/v2/x/manifests/1: 401 Unauthorized", "denied", False),
         (500, "unexpected status from HEAD request to http://r/v2/x/manifests/1: 403 Forbidden", "denied", False),
         (500, "unexpected status from HEAD request to http://r/v2/x: 503 Service Unavailable", "unreachable", True),
+        (500, "unexpected status from HEAD request to http://r/v2/x: 502 Bad Gateway", "unreachable", True),
         (401, "no", "denied", False),
         (403, "no", "denied", False),
         (404, "manifest for r/x:1 not found: manifest unknown: manifest unknown", "not_found", False),
