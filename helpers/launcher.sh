@@ -4,7 +4,7 @@
 # /run/cronium is the control directory, read-only here and written by the worker:
 #   gate         FIFO; the first line is the mark that ends both streams, the next comes when there is a job; the end of
 #                the file comes when the worker has read what the container has used, or is gone
-#   ending       FIFO; takes a line when the script has ended
+#   ending       FIFO; takes a line when the script has ended: the mark, the exit code, 1 if it was told to end
 #   released     there before the gate opens: whoever finds it will start, so the next worker need not guess
 #   start.sh     becomes the script: environment, directory and command line; there before the gate opens
 #   environment  environment and directory for an interpreter that was started in advance, for Bash as commands;
@@ -40,19 +40,20 @@ can_wait() { # certainly: whoever does not wait would take the script for its ow
     esac
 }
 
+# Both streams get their end, unless a process is left that could write there.
+end_streams() { ! kill -0 -1 && printf %s "$cronium_mark" && printf %s "$cronium_mark" >&4; }
+
 # The script has signals for itself. Not '': it would ignore them as well.
 be_deaf() { trap cronium_told=1 HUP INT QUIT PIPE ALRM TERM USR1 USR2; }
 
-# $1: the script's exit code. If it went well, nobody had told it to end (an engine that is stopped does), and no process
-# is left that could write there, both streams get their end.
+# $1: the script's exit code. The worker is told, and whether anybody had told the script to end (an engine that is stopped
+# does).
 end() {
-    if [ "$1$cronium_told" = 0 ] && ! kill -0 -1; then
-        printf %s "$cronium_mark"
-        printf %s "$cronium_mark" >&4
-    fi
+    end_streams || set -- "$1" again # processes that ended with the script may be there for a moment
     # A worker of version 0.1.0 that has taken over does not read there, and holds the gate to the container's end. Others
     # that have taken over may have written into the gate.
-    echo >&6 && while read -r _ <&3; do :; done
+    printf '%s %s %s\n' "$cronium_mark" "$1" "$cronium_told" >&6 && while read -r _ <&3; do :; done
+    [ $# = 1 ] || end_streams
     exit "$1"
 }
 

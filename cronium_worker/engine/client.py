@@ -68,8 +68,11 @@ class ContainerState:
     exact_log: bool
 
 
-# What the engine will say of a container whose script has ended with 0, as its worker has seen.
-ENDED_WELL = ContainerState(running=False, pid=0, exit_code=0, oom_killed=False, error="", finished_s=0, exact_log=True)
+def ended_with(exit_code: int) -> ContainerState:
+    """What the engine will say of a container whose script has ended with this exit code, as its worker has seen."""
+    return ContainerState(
+        running=False, pid=0, exit_code=exit_code, oom_killed=False, error="", finished_s=0, exact_log=True
+    )
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from cronium_worker.errors import (
 )
 from cronium_worker.execution.admission import Share, Ticket
 from cronium_worker.execution.diskuse import DiskLimits, DiskUse, Excess, left_by
-from cronium_worker.execution.follow import Follower, Watch
+from cronium_worker.execution.follow import SIGKILL_EXIT, Follower, Watch
 from cronium_worker.execution.joblog import JobLog
 from cronium_worker.execution.pool import Pool
 from cronium_worker.execution.sandbox import Host, Sandbox
@@ -52,7 +52,6 @@ from cronium_worker.policy import admit, image_candidates, pull_policy, with_def
 
 logger = logging.getLogger(__name__)
 
-_SIGKILL_EXIT = 137
 _NOT_FOUND_EXIT = 127
 _SAID_CHARACTERS = 4000
 
@@ -339,14 +338,14 @@ class Attempt:
         if state is None or state.exit_code == 0:
             return None
         oom = state.oom_killed or watch.oom_kills > 0
-        if state.exit_code == _SIGKILL_EXIT and oom:
+        if state.exit_code == SIGKILL_EXIT and oom:
             return ErrorInfo(
                 type="resource_limit",
                 message=f"out of memory: the limit is {job.resources.memory} bytes",
                 details={"limit": "memory", "limit_bytes": job.resources.memory},
             )
         message = f"the script exited with {state.exit_code}"
-        if state.exit_code == _SIGKILL_EXIT:
+        if state.exit_code == SIGKILL_EXIT:
             message += ": it was killed, and not seen to be out of memory"
         details = {"exit_code": state.exit_code} | ({"oom_kills": watch.oom_kills} if oom else {})
         return ErrorInfo(type="script", message=message, details=details)

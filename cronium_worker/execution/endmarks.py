@@ -4,8 +4,8 @@ from cronium_worker.models import Stream
 
 
 class EndMarks:
-    """Takes them out of the streams: the launcher writes one to each when its script has ended well and nothing else
-    runs in the container (workspace.staging). Only what a stream ends with is a mark.
+    """Takes them out of the streams: the launcher writes one to each when its script has ended and nothing else runs in
+    the container (workspace.staging). Only what a stream ends with is a mark.
     """
 
     def __init__(self, mark: bytes) -> None:

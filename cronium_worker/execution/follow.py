@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cronium_worker.engine.client import ENDED_WELL, ContainerState
+from cronium_worker.engine.client import ContainerState, ended_with
 from cronium_worker.engine.logs import AttachedStream, StoredLog
 from cronium_worker.errors import ContainerGone, DaemonError, Detached
 from cronium_worker.execution.diskuse import DiskUse, Excess
@@ -40,6 +40,7 @@ _MUCH_BYTES = 4 * 1024
 _GATHER_S = 0.001
 _PAUSES_S = (0.1, 2.0)  # between questions to an engine that does not answer: the first, the longest
 _UNKNOWN_EXIT = 255
+SIGKILL_EXIT = 137
 
 
 class _Lost(DaemonError):
@@ -96,6 +97,7 @@ class Follower:
         self._over_at: float | None = None  # when the end of the processes was seen
         self._deadline = time.monotonic() + job.timeout - sandbox.gate.open_for_s()
         self._attached = sandbox.left is None
+        self._said: tuple[int, bool] | None = None  # the launcher, with its end marks
         self._ended: ContainerState | None = None  # as the engine says, checked
         self._resumed_at, self._resumed_s = -1, 0.0  # the log's position and the time
         self._tries = 0  # to read on, without a byte that was not known
@@ -183,6 +185,7 @@ class Follower:
         """The script has ended, and its launcher waits."""
         self._selector.unregister(self._sandbox.gate.ending)
         self._usage.look(at_end=True)
+        self._said = self._sandbox.gate.said()
         self._sandbox.gate.let_end()
 
     def _over(self) -> None:
@@ -246,15 +249,19 @@ class Follower:
     # ---- the end
 
     def _is_marked(self) -> bool:
-        """Whether the script has ended well, its container is gone, and so is all output: the engine needs some 30 ms
-        more to say so, and there is nothing else that it could say."""
-        return self._attached and self._over_at is not None and self._marks.seen
+        """Whether the script has ended, its container is gone, and so is all output: the engine needs some 30 ms more
+        to say so, beside others' starts and ends up to 300, and there is nothing else that it could say. It is asked
+        what a SIGKILL was for, and when the script was told to end, but not by the worker: by an engine that stops."""
+        if self._said is None or not (self._attached and self._over_at is not None and self._marks.seen):
+            return False
+        code, was_told = self._said
+        return code != SIGKILL_EXIT and (not was_told or self._watch.cause is not None)
 
     def _complete(self) -> bool:
         """Whether all output has been read of a container that has ended. Then the engine has said so, or the
         launcher."""
-        if self._is_marked():
-            self._watch.state = ENDED_WELL
+        if self._said is not None and self._is_marked():
+            self._watch.state = ended_with(self._said[0])
             return True
         stream = self._sandbox.stream
         if stream is None or not stream.ended or (isinstance(stream, StoredLog) and not stream.whole):

@@ -313,13 +313,11 @@ class Sandbox:
             )
 
     def signal(self, name: str) -> None:
-        """To the first process, through the engine, or without it where it does not answer and the worker sees the
-        host's processes. Raises DaemonError."""
-        try:
+        """To the first process: by its descriptor, or through the engine where the worker does not see the host's
+        processes. Raises DaemonError."""
+        if self.end is None:
             self.host.engine.kill(self.container_id, name)
-        except DaemonError:
-            if self.end is None:
-                raise
+        else:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.end, signal.Signals[name])
 

@@ -6,6 +6,7 @@ At its end a container waits here as well, until the worker has read what it has
 import array
 import fcntl
 import os
+import re
 import termios
 import time
 from contextlib import suppress
@@ -14,6 +15,8 @@ from pathlib import Path
 GATE_NAME = "gate"
 MARK_NAME = "released"
 ENDING_NAME = "ending"
+_SAID = re.compile(r"(?P<mark>[^ ]+) (?P<code>\d{1,3}) (?P<told>1?)\n")
+_SAID_BYTES = 256
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -33,11 +36,13 @@ class Gate:
 
     When the script has ended, the launcher writes a line to a second FIFO, `ending`, and waits for the end of this
     file: for `let_end()`, or the end of the worker. Until then the container's cgroup is there, with its counters; an
-    engine with systemd's cgroup driver removes it at once. A script can write there, too: then its metrics end there.
+    engine with systemd's cgroup driver removes it at once. The line says with the end mark how the script has ended. A
+    script can write there, too: then its metrics end there, and its launcher's word is not heard.
     """
 
     def __init__(self, control: Path, end_mark: str = "") -> None:
         self._mark = control / MARK_NAME
+        self._end_mark = end_mark
         path = control / GATE_NAME
         os.mkfifo(path, 0o644)
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -59,6 +64,7 @@ class Gate:
         """
         gate = cls.__new__(cls)
         gate._mark = control / MARK_NAME
+        gate._end_mark = ""
         gate._opened = None
         gate._first = gate._passed = False
         gate.ending = -1
@@ -112,6 +118,17 @@ class Gate:
         unread = array.array("i", [0])
         fcntl.ioctl(self._descriptor, termios.FIONREAD, unread)
         return unread[0] == 0
+
+    def said(self) -> tuple[int, bool] | None:
+        """The launcher's word, once `ending` is readable: its script's exit code, and whether a signal had told it to
+        end. None: it is not the launcher's, or it cannot be told."""
+        try:
+            said = _SAID.fullmatch(os.read(self.ending, _SAID_BYTES).decode("ascii"))
+        except (OSError, ValueError):
+            return None
+        if not said or not self._end_mark or said["mark"] != self._end_mark:
+            return None
+        return int(said["code"]), bool(said["told"])
 
     def let_end(self) -> None:
         """Let a launcher end whose script has. Who still writes to `ending` hears that nobody reads. Idempotent."""

@@ -475,13 +475,45 @@ def test_a_script_that_went_well_needs_no_word_of_the_engine(bench: Bench, waits
     assert waits == []
 
 
+@pytest.mark.parametrize(("content", "code"), [("exit 3", 3), ("kill -SEGV $$", 139), ("kill -TERM $$", 143)])
+def test_nor_does_one_that_failed(bench: Bench, waits: list[str], content: str, code: int) -> None:
+    ran = bench.run(script={"type": "bash", "content": f"echo hi; {content}"})
+
+    assert (ran.result.status, ran.result.exit_code) == ("failed", code)
+    assert (ran.text("stdout"), ran.text("stderr"), waits) == ("hi\n", "", [])
+
+
+TIDIES = """
+import signal, sys, time
+def tidy(*_):
+    print("tidied", flush=True)
+    sys.exit(9)
+signal.signal(signal.SIGTERM, tidy)
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("status", ["timeout", "cancelled"])
+def test_nor_does_one_that_its_worker_tells_to_end(bench: Bench, waits: list[str], status: str) -> None:
+    job = bench.start(script={"type": "python", "content": TIDIES}, timeout=1.5 if status == "timeout" else 60)
+    for event in bench.store.follow(job.id):
+        if event["type"] == "log" and status == "cancelled":
+            bench.runner.active.cancel(job.id)
+    result = bench.store.result(job.id)
+
+    assert result is not None
+    assert (result.status, result.exit_code, waits) == (status, 9, [])
+    assert [e["data"] for e in bench.store.events(job.id) if e["type"] == "log"] == ["begun\n", "tidied\n"]
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        *("exit 3", "kill -SEGV $$", "sleep 60 & echo hi", "(trap '' TERM HUP; setsid sleep 60) & sleep 0.1"),
+        *("kill -KILL $$", "sleep 60 & echo hi", "(trap '' TERM HUP; setsid sleep 60) & sleep 0.1"),
         "trap 'exit 0' TERM; kill -TERM 0; sleep 1",
     ],
-    ids=["failed", "died", "left a process", "left a daemon", "was told to end"],
+    ids=["was killed", "left a process", "left a daemon", "was told to end"],
 )
 def test_otherwise_the_engine_is_asked(bench: Bench, waits: list[str], content: str) -> None:
     ran = bench.run(script={"type": "bash", "content": content})

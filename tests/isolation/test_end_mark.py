@@ -103,6 +103,9 @@ def test_a_script_that_prints_what_could_be_the_mark_ends_as_it_ends(
     ("content", "code"),
     [
         ("forge; kill -KILL $PPID; sleep 5", 137),
+        # The code comes by a FIFO, after the mark.
+        ("{ forge 2>&1; echo ' 0 '; } >/run/cronium/ending; sleep 0.2; exit 7", 7),
+        ("! cat /run/cronium/ending 2>&1 && exit 7", 7),
         ("(sleep 0.3; forge) & forge; kill -KILL $PPID; exit 0", 137),
         # Into the pipe by which an interpreter that waited tells the launcher how far it is.
         ('for fd in /proc/$PPID/fd/*; do (printf f >"$fd") 2>/dev/null || :; done; (forge); exit 7', 7),
@@ -136,7 +139,8 @@ ENV SHELLOPTS=allexport:xtrace cronium_mark=x cronium_told=1 cronium_word=as cro
 
 def test_no_mark_is_believed_of_a_container_that_another_worker_left(case: Callable[..., Case]) -> None:
     """As a launcher of before writes it, which has no secret; nor is it in the log."""
-    content = FORGES + "echo on; until [ -e /tmp/go ]; do sleep 0.05; done; echo; forge; exit 7"
+    content = FORGES + "echo on; until [ -e /tmp/go ]; do sleep 0.05; done; echo; forge"
+    content += "; sleep 60 & exit 7"  # so that the launcher writes none
     attempt = case(script={"type": "bash", "content": content})
     shift = attempt.start()
     attempt.wait_for("on")

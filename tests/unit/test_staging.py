@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -295,15 +295,20 @@ def test_the_interpreter_gets_its_arguments_and_directory(
 # ---- the launcher at its gate
 
 
+MARK = f"\x1e{'ab' * 16}\x1e"
+
+
 class Launched:
     """A launcher's process."""
 
     process: subprocess.Popen[str]
     gate: Gate
+    said: tuple[int, bool] | None = None
 
     def end(self) -> tuple[int, str, str]:
         """Do as the worker does at the end."""
         wait_until(lambda: self.is_ending() or self.process.poll() is not None, what="the script's end")
+        self.said = self.gate.said()
         self.gate.let_end()
         out, err = self.process.communicate(timeout=10)
         return self.process.returncode, out, err
@@ -317,7 +322,7 @@ class Waiting(Launched):
 
     def __init__(self, sh: list[str], workspace: Workspace, tmp_path: Path, *, interpreter: str = "python3") -> None:
         stage_launcher(workspace)
-        self.gate = Gate(workspace.control)
+        self.gate = Gate(workspace.control, MARK)
         stage(workspace, job("python"))
         start = workspace.control / "start.sh"
         start.write_text(start.read_text().replace("/workspace", str(workspace.scratch)))
@@ -772,7 +777,43 @@ def test_the_launcher_waits_at_its_end_until_its_worker_lets_it(started: Any, sh
 
     assert waiting.gate.passed()
     assert waiting.end() == (7, "started\n", "")
+    assert waiting.said == (7, False)
     assert waiting.gate.passed()
+
+
+SAID = f"{MARK} 7 \n"
+
+
+@pytest.mark.parametrize(
+    ("written", "mark", "said"),
+    [
+        (SAID, MARK, (7, False)),
+        (f"{MARK} 143 1\n", MARK, (143, True)),
+        ("\n", MARK, None),  # of a launcher of version 0.1.0
+        (f"\n{SAID}", MARK, None),
+        (SAID + SAID, MARK, None),
+        (f"{MARK} 0\n", MARK, None),
+        (f"{MARK[:-1]} 0 \n", MARK, None),
+        (f"x{MARK} 0 \n", MARK, None),
+        (f"{MARK} 0 0\n", MARK, None),
+        (f"{MARK} ² \n", MARK, None),
+        ("x" * 4096, MARK, None),
+        (" 0 \n", "", None),  # of one whose worker, with the mark, is gone
+        ("x 0 \n", "", None),
+    ],
+)
+def test_a_launchers_word_is_believed_with_the_mark_alone(
+    workspace: Workspace, written: str, mark: str, said: object
+) -> None:
+    with closing(Gate(workspace.control, mark)) as gate:
+        os.write(gate.ending, written.encode())
+        assert gate.said() == said
+
+
+def test_a_gate_of_another_worker_knows_no_word(workspace: Workspace) -> None:
+    with closing(Gate(workspace.control, MARK)), closing(Gate.left_by_another(workspace.control)) as left:
+        os.write(left.ending, SAID.encode())
+        assert left.said() is None
 
 
 @SH
