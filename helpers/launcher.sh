@@ -40,8 +40,15 @@ can_wait() { # certainly: whoever does not wait would take the script for its ow
     esac
 }
 
-# Both streams get their end, unless a process is left that could write there.
-end_streams() { ! kill -0 -1 && printf %s "$cronium_mark" && printf %s "$cronium_mark" >&4; }
+# Both streams get their end, unless a process is left that could write there. One that has just ended is gone when
+# process 1 has had its turn.
+end_streams() {
+    for _ in 1 2 3 4 5; do
+        ! kill -0 -1 && printf %s "$cronium_mark" && printf %s "$cronium_mark" >&4 && return
+        (:)
+    done
+    return 1
+}
 
 # The script has signals for itself. Not '': it would ignore them as well.
 be_deaf() { trap cronium_told=1 HUP INT QUIT PIPE ALRM TERM USR1 USR2; }
@@ -49,7 +56,7 @@ be_deaf() { trap cronium_told=1 HUP INT QUIT PIPE ALRM TERM USR1 USR2; }
 # $1: the script's exit code. The worker is told, and whether anybody had told the script to end (an engine that is stopped
 # does).
 end() {
-    end_streams || set -- "$1" again # processes that ended with the script may be there for a moment
+    end_streams || set -- "$1" again
     # A worker of version 0.1.0 that has taken over does not read there, and holds the gate to the container's end. Others
     # that have taken over may have written into the gate.
     printf '%s %s %s\n' "$cronium_mark" "$1" "$cronium_told" >&6 && while read -r _ <&3; do :; done

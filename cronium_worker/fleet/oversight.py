@@ -162,7 +162,7 @@ class Oversight:
         body = status_body(status, error.message, attempt=held.attempt, host=held.host, result=content)
         text = result.model_dump_json()
         ttl_s = self._store.result_ttl_s
-        ended = self._reclaim(job_id, held, gone, "finish", gap, status, text, now_iso(), body.json, ttl_s)
+        ended = self._reclaim(job_id, held, gone, "finish", gap, status, text, now_iso(), ttl_s, body.json)
         if ended:
             self._store.count_end(status, held.type, error.type)
         return ended

@@ -317,7 +317,7 @@ class JobStore:
             finished_at=finished_at,
         )
         body = status_body("cancelled", message, attempt=attempt, host=None, result=result.without_contents())
-        outcome = self.run("cancel", job_id, result.model_dump_json(), finished_at, body.json, self.result_ttl_s)
+        outcome = self.run("cancel", job_id, result.model_dump_json(), finished_at, self.result_ttl_s, body.json)
         if outcome == "missing":
             raise JobNotFound(f"no job {job_id}: its record has expired")
         if outcome == "cancelled":
@@ -526,7 +526,7 @@ class JobStore:
         flat = [part for pair in fields.items() for part in pair]
         text = result.model_dump_json()
         outcome = self.run(
-            "refuse", result.job_id, result.status, text, finished_at, body.json, self.result_ttl_s, *flat
+            "refuse", result.job_id, result.status, text, finished_at, self.result_ttl_s, body.json, *flat
         )
         if outcome == "ok":
             script_type = job.script.type if job is not None else ""

@@ -1,4 +1,4 @@
--- ARGV: result JSON, finished_at, body of the terminal event, seconds to live: used when no worker has the job.
+-- ARGV: result JSON, finished_at, seconds to live, body of the terminal event: used when no worker has the job.
 -- Returns 'missing', 'finished' (before this call), 'cancelled' (by this call) or 'requested' (of its worker).
 local status, id = unpack(redis.call('HMGET', record, 'status', 'id'))
 if not status then

@@ -11,10 +11,11 @@ local function append(kind, event)
   end
 end
 
--- The same under the next sequence number. `body` is the event's JSON after `seq`.
-local function emit(kind, body)
+-- The same under the next sequence number. The body is the event's JSON after `seq`, in pieces: each concatenation copies.
+local function emit(kind, ...)
   local seq = redis.call('HINCRBY', record, 'seq', 1) - 1
-  append(kind, '{"v":1,"job_id":"' .. redis.call('HGET', record, 'id') .. '","seq":' .. seq .. ',' .. body)
+  local start = '{"v":1,"job_id":"' .. redis.call('HGET', record, 'id') .. '","seq":' .. seq .. ','
+  append(kind, table.concat({ start, ... }))
 end
 
 -- Redis's own clock: hosts' clocks differ.
@@ -63,10 +64,11 @@ local function fence(token, write, seq)
   return 'ok'
 end
 
-local function finish(status, result, finished_at, body, ttl)
+-- The rest is the body of the terminal event, in pieces.
+local function finish(status, result, finished_at, ttl, ...)
   redis.call('HSET', record, 'status', status, 'result', result, 'finished_at', finished_at)
   redis.call('HDEL', record, 'lease', 'note')
-  emit('status', body)
+  emit('status', ...)
   redis.call('DEL', secrets)
   redis.call('EXPIRE', record, ttl)
   redis.call('EXPIRE', events, ttl)

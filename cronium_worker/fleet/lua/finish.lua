@@ -3,7 +3,7 @@
 -- Returns 'ok', 'done' or 'lost'.
 local outcome = fence(ARGV[1], ARGV[2])
 if outcome == 'ok' then
-  finish(ARGV[3], ARGV[7], ARGV[4], table.concat(ARGV, '', 8), ARGV[5])
+  finish(ARGV[3], ARGV[7], ARGV[4], ARGV[5], unpack(ARGV, 8))
   if ARGV[6] ~= '' then
     redis.call('HSET', record, 'whole_result', ARGV[6])
     redis.call('EXPIRE', record .. ':result:' .. ARGV[6], ARGV[5])

@@ -1,7 +1,7 @@
 -- ARGV: token, '1' when the worker is known to be gone whatever its lease says, then either
 --   'again', attempt, body of the pending event, milliseconds to wait, faults, failures, queued_at; or
---   'finish', body of a gap's event ('' for none), status, result JSON, finished_at, body of the terminal event,
---   seconds to live.
+--   'finish', body of a gap's event ('' for none), status, result JSON, finished_at, seconds to live, body
+--   of the terminal event.
 -- Returns 'ok', or 'held' when somebody has the job after all.
 local token, status, until_ms = unpack(redis.call('HMGET', record, 'token', 'status', 'lease'))
 if token ~= ARGV[1] or (status ~= 'preparing' and status ~= 'running') then

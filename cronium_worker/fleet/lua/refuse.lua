@@ -1,4 +1,4 @@
--- ARGV: status, result JSON, finished_at, body of the terminal event, seconds to live, then the record's fields and
+-- ARGV: status, result JSON, finished_at, seconds to live, body of the terminal event, then the record's fields and
 -- values. Records a job that never was to run, so that whoever waits for it hears why. An existing record is left alone:
 -- 'kept', else 'ok'.
 if redis.call('EXISTS', record) == 1 then
