@@ -23,13 +23,22 @@ fi
 
 # An image may have set these: what is read into an exported variable would be in the script's environment.
 set +a
-unset CRONIUM_GATE cronium_mark cronium_told cronium_word cronium_code
+unset CRONIUM_GATE cronium_mark cronium_told cronium_word cronium_code cronium_open
 cronium_told=
 cronium_word=
-# `command`, so that it goes on without where that cannot be opened: gVisor opens no FIFO for writing.
-{ command exec 6>/run/cronium/ending; } 2>/dev/null
+cronium_open=
 exec 3</run/cronium/gate # a shell that cannot open it ends here: it must not take that for the end of the file
-read -r cronium_mark <&3 # before any other program runs: then it is in no file or pipe
+if read -r cronium_mark <&3; then # before any other program runs: then it is in no file or pipe
+    if [ "$cronium_mark" = go ]; then
+        # A worker of version 0.1.0 has taken over before this was read. It has no mark, and does not read at `ending`: to
+        # open that would wait for a reader.
+        cronium_mark=
+        cronium_open=1
+    else
+        # `command`, so that it goes on without where that cannot be opened: gVisor opens no FIFO for writing.
+        { command exec 6>/run/cronium/ending; } 2>/dev/null
+    fi
+fi
 
 can_wait() { # certainly: whoever does not wait would take the script for its own before the gate is open
     [ "$1" != bash ] || export BASH_ENV=/usr/local/lib/cronium/preamble.bash
@@ -70,7 +79,7 @@ if ! CRONIUM_INTERPRETER=$(command -v "$1"); then
 fi
 exec 4>&2 2>/dev/null # the shell's own words on how a program died go nowhere
 
-if [ $# -gt 1 ] && can_wait "$1"; then
+if [ $# -gt 1 ] && [ -z "$cronium_open" ] && can_wait "$1"; then
     shift
     be_deaf
     exec 5>&1
@@ -92,7 +101,7 @@ if [ $# -gt 1 ] && can_wait "$1"; then
     fi
 fi
 
-if [ "$cronium_word" != af ]; then
+if [ "$cronium_word" != af ] && [ -z "$cronium_open" ]; then
     read -r _ <&3 || [ -e /run/cronium/released ] || exit 75
 fi
 be_deaf

@@ -320,14 +320,16 @@ class Launched:
 class Waiting(Launched):
     """The launcher in a shell of this host, with the paths of a workspace and a telling interpreter."""
 
-    def __init__(self, sh: list[str], workspace: Workspace, tmp_path: Path, *, interpreter: str = "python3") -> None:
+    def __init__(
+        self, sh: list[str], workspace: Workspace, tmp_path: Path, *, interpreter: str = "python3", before: str = ":"
+    ) -> None:
         stage_launcher(workspace)
         self.gate = Gate(workspace.control, MARK)
         stage(workspace, job("python"))
         start = workspace.control / "start.sh"
         start.write_text(start.read_text().replace("/workspace", str(workspace.scratch)))
         launcher = workspace.control / "launcher.sh"
-        launcher.write_text(launcher.read_text().replace("/run/cronium", str(workspace.control)))
+        launcher.write_text(f"{before}\n{launcher.read_text().replace('/run/cronium', str(workspace.control))}")
         programs = tmp_path / "programs"
         programs.mkdir()
         program = programs / "python3"
@@ -341,7 +343,7 @@ class Waiting(Launched):
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._gate_path = str(workspace.control / "gate")
+        self._control = workspace.control
 
     def open_the_gate(self) -> None:
         self.opened.touch()
@@ -352,7 +354,7 @@ class Waiting(Launched):
         with suppress(OSError):  # it closes others at the same time
             for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
                 opened.append(str(link.readlink()))  # noqa: PERF401 - keeps those before an error
-        return self._gate_path in opened
+        return {str(self._control / "gate"), str(self._control / "ending")} <= set(opened)
 
 
 @pytest.fixture
@@ -841,3 +843,20 @@ def test_a_launcher_does_not_wait_for_a_worker_that_reads_no_end(started: Any, s
     waiting.open_the_gate()
 
     assert waiting.process.wait(10) == 7
+
+
+@SH
+def test_a_launcher_that_comes_to_the_gate_of_one_that_reads_no_end_starts(
+    started: Any, sh: list[str], workspace: Workspace, tmp_path: Path
+) -> None:
+    """The worker that had opened the gate died before the launcher had read anything."""
+    comes = tmp_path / "comes"
+    waiting = started(sh, before=f"while [ ! -e {comes} ]; do sleep 0.01; done")
+    waiting.open_the_gate()
+    waiting.gate.close()
+    left = os.open(workspace.control / "gate", os.O_RDWR | os.O_NONBLOCK)
+    os.write(left, b"go\n")
+    comes.touch()
+
+    assert waiting.process.wait(10) == 7
+    os.close(left)
