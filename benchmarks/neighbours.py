@@ -23,7 +23,7 @@ from cronium_worker.tasks import store
 from tests.system.test_neighbours import ATTACKS
 
 _STARTS = 24
-_ENDS = 8
+_ENDS = 24
 _TICKS = "import time\nfor _ in range(60):\n    print(time.time(), flush=True)\n    time.sleep(0.1)"
 _TILL_TERM = "trap 'exit 0' TERM; echo on; sleep 60 & wait"
 _BUSY = "import time\nend = time.time() + 1.5\nwhile time.time() < end: pass"

@@ -4,6 +4,7 @@ import logging
 import select
 import selectors
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -228,21 +229,21 @@ class Follower:
         self._watch.cause = cause
         self._deadline = float("inf")
         if self._over_at is None:  # otherwise it has ended by itself just now
-            self._signal("SIGTERM")
+            self._signal(self._sandbox.terminate)
             self._kill_at = time.monotonic() + self._job.grace_period
 
     def _kill(self) -> None:
         self._usage.look(at_end=True)  # the engine answers to a SIGKILL when all is gone, the counters too
-        sent = self._signal("SIGKILL")
+        sent = self._signal(self._sandbox.kill)
         now = time.monotonic()
         self._kill_at = None if sent else now + _SIGNAL_AGAIN_S
         self._give_up_at = self._give_up_at or now + CLEANUP_TIMEOUT_S
 
-    def _signal(self, name: str) -> bool:
+    def _signal(self, send: Callable[[], None]) -> bool:
         try:
-            self._sandbox.signal(name)
+            send()
         except DaemonError as fault:
-            logger.warning("%s not sent: %s", name, str(fault), extra={"container": self._sandbox.container_id})
+            logger.warning("no signal sent: %s", str(fault), extra={"container": self._sandbox.container_id})
             return False
         return True
 
@@ -344,7 +345,7 @@ class Follower:
                 if silent_s >= PATIENCE_AT_END_S and by_worker:
                     return None
                 if silent_s >= PATIENCE_S:
-                    self._signal("SIGKILL")  # nobody would know of it
+                    self._signal(self._sandbox.kill)  # nobody would know of it
                     raise DaemonError(f"the Docker Engine did not answer for {PATIENCE_S} s", retryable=True) from fault
             self._pause(pause_s)
             pause_s = min(2 * pause_s, _PAUSES_S[1])

@@ -312,14 +312,28 @@ class Sandbox:
                 left=state,
             )
 
-    def signal(self, name: str) -> None:
-        """To the first process: by its descriptor, or through the engine where the worker does not see the host's
-        processes. Raises DaemonError."""
+    def terminate(self) -> None:
+        """SIGTERM to the first process: without the engine, which starts a program for each signal, where the worker
+        sees the host's processes. Raises DaemonError."""
         if self.end is None:
-            self.host.engine.kill(self.container_id, name)
+            self.host.engine.kill(self.container_id, "SIGTERM")
         else:
+            self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL through the engine, which ends a paused container as well; without it where it does not answer and
+        the worker sees the host's processes. Raises DaemonError."""
+        try:
+            self.host.engine.kill(self.container_id, "SIGKILL")
+        except DaemonError:
+            if self.end is None:
+                raise
+            self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.end is not None:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.end, signal.Signals[name])
+                signal.pidfd_send_signal(self.end, number)
 
     def state(self) -> ContainerState:
         """The engine's word within seconds. Raises ContainerGone, DaemonError."""
