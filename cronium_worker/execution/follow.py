@@ -51,8 +51,8 @@ class _Lost(DaemonError):
 @dataclass
 class Watch:
     """What was seen of a run. `cause`: why the worker ended it; None: it ended by itself. `excess`: what it took of
-    the disk, when that was why. `state`: the engine's last word; None: there was none to be had on a run that the
-    worker has ended."""
+    the disk, when that was why. `state`: the last word of the engine or the launcher; None: there was none to be had
+    on a run that the worker has ended."""
 
     cause: Cause | None = None
     excess: Excess | None = None

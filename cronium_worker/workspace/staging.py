@@ -82,7 +82,7 @@ def stage_job(
 
 
 def end_mark(workspace: Workspace) -> str:
-    """What the launcher of a sandbox writes at the end of both streams when its script went well.
+    """What the launcher of a sandbox writes at the end of both streams when its script has ended.
 
     A secret between the launcher and its worker: it goes through the gate (workspace.gate), and is kept for the next
     worker in a directory that the container does not have. Launchers of before 0.1.0 write the sandbox's id, which the

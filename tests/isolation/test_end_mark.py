@@ -126,7 +126,7 @@ def test_an_image_cannot_have_the_mark_exported(host: Host, make_bench: Callable
 FROM {image_for(host, "bash")}
 USER 0:0
 RUN rm -f /usr/local/lib/cronium/sh && ln -sf bash /bin/sh
-ENV SHELLOPTS=allexport:xtrace cronium_mark=x cronium_told=1 cronium_word=as cronium_code=0
+ENV SHELLOPTS=allexport:xtrace cronium_mark=x cronium_told=1 cronium_word=as cronium_code=0 cronium_open=1
 """
     with built("cronium-test/exports:1", dockerfile) as name:
         bench = make_bench(images=Images(bash=name), pool=Pool(size=0))
