@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from cronium_worker.execution.sandbox import Host
 from tests.conftest import wait_until
 from tests.integration.conftest import Bench
 from tests.integration.scripts import LANGUAGES, exits_with, says, script
@@ -251,17 +250,6 @@ def test_a_script_that_ignores_sigterm_is_killed_after_its_grace(bench: Bench, l
     assert ran.result.error.type == "timeout"
     assert ran.text("stdout") == "begun\n"
     assert time.monotonic() - started < 30
-
-
-def test_a_paused_script_is_killed_after_its_grace(bench: Bench, host: Host) -> None:
-    job = bench.start(script=says("bash", "begun", then_sleep_s=60), timeout=1.5, grace_period=0.5)
-    for event in bench.store.follow(job.id):
-        if event["type"] == "log":
-            host.engine.api.pause(f"cronium-{job.id}")
-    result = bench.store.result(job.id)
-
-    assert result is not None
-    assert (result.status, result.exit_code) == ("timeout", 137)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
