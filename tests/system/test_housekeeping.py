@@ -160,8 +160,8 @@ def test_a_host_whose_engine_has_locked_up_takes_no_jobs_until_it_is_mended(host
         done = host.submit("true")
         wait_until(lambda: host.status(done) == "completed")
         engine.unlocked.clear()
-        wait_until(lambda: host.state() == "unfit")
-        assert "the Docker Engine does not answer" in host.cronium("hosts").stdout
+        wait_until(lambda: "the Docker Engine does not answer" in host.cronium("hosts").stdout)
+        assert host.state() == "unfit"
         waiting = host.submit("true")
         assert host.status(waiting) == "pending"
         engine.unlocked.set()
@@ -241,6 +241,7 @@ def test_beats_take_over_from_each_other(host: LocalHost) -> None:
     second = host.plant_orphan()
     wait_until(lambda: not is_there(second), what="the next beat's sweep")
     assert time.monotonic() - killed < 30
+    wait_until(lambda: not list(host.base_path.glob("*/sandboxes/*")), what="the end of the sweep")
 
 
 @pytest.mark.timeout(60)

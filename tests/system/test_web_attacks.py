@@ -268,7 +268,7 @@ def test_wrong_tokens_are_slow_and_keep_nobody_out(server: Server) -> None:
     with server.answers_others_in(0.5), ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(guess, range(80)))
     assert {code for code, _ in answers} == {401, 429}
-    assert min(took for code, took in answers[6:] if code == 401) > 0.5
+    assert sorted(took for code, took in answers if code == 401)[6] > 0.5
     assert requests.post(f"{url}/session", json={"token": TOKEN}, timeout=20).status_code == 204
     assert requests.post(f"{url}/session", json={"token": "\ud800"}, timeout=20).status_code == 401
 
