@@ -65,11 +65,13 @@ be_deaf() { trap cronium_told=1 HUP INT QUIT PIPE ALRM TERM USR1 USR2; }
 # $1: the script's exit code. The worker is told, and whether anybody had told the script to end (an engine that is stopped
 # does).
 end() {
-    end_streams || set -- "$1" again
+    [ "$1$cronium_told" = 0 ] && end_streams && set -- "$1" marked # the usual end: the marks go on their way at once
     # A worker of version 0.1.0 that has taken over does not read there, and holds the gate to the container's end. Others
-    # that have taken over may have written into the gate.
-    printf '%s %s %s\n' "$cronium_mark" "$1" "$cronium_told" >&6 && while read -r _ <&3; do :; done
-    [ $# = 1 ] || end_streams
+    # that have taken over have written into the gate. They all believe no mark.
+    if printf '%s %s %s\n' "$cronium_mark" "$1" "$cronium_told" >&6; then
+        while read -r _ <&3; do set -- "$1" adopted; done
+        [ $# = 2 ] || end_streams
+    fi
     exit "$1"
 }
 
