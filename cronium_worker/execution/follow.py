@@ -128,7 +128,7 @@ class Follower:
         """To the end of the stream, or until it is silent for too long after the end of the processes."""
         reading = False
         try:
-            while not (stream.ended or self._is_marked()):
+            while not stream.ended and self._marked_exit() is None:
                 if reading != self._wants_more():
                     reading = not reading
                     if reading:
@@ -249,20 +249,23 @@ class Follower:
 
     # ---- the end
 
-    def _is_marked(self) -> bool:
-        """Whether the script has ended, its container is gone, and so is all output: the engine needs some 30 ms more
-        to say so, beside others' starts and ends up to 300, and there is nothing else that it could say. It is asked
-        what a SIGKILL was for, and when the script was told to end, but not by the worker: by an engine that stops."""
+    def _marked_exit(self) -> int | None:
+        """The exit code of a script whose container is gone, and so is all output: the engine needs some 30 ms more to
+        say so, beside others' starts and ends up to 300, and there is nothing else that it could say. None: it has to
+        be asked; also what a SIGKILL was for, and when something told the script to end that was not the worker: an
+        engine that stops does."""
         if self._said is None or not (self._attached and self._over_at is not None and self._marks.seen):
-            return False
+            return None
         code, was_told = self._said
-        return code != SIGKILL_EXIT and (not was_told or self._watch.cause is not None)
+        if code == SIGKILL_EXIT or (was_told and self._watch.cause is None):
+            return None
+        return code
 
     def _complete(self) -> bool:
         """Whether all output has been read of a container that has ended. Then the engine has said so, or the
         launcher."""
-        if self._said is not None and self._is_marked():
-            self._watch.state = ended_with(self._said[0])
+        if (code := self._marked_exit()) is not None:
+            self._watch.state = ended_with(code)
             return True
         stream = self._sandbox.stream
         if stream is None or not stream.ended or (isinstance(stream, StoredLog) and not stream.whole):

@@ -315,10 +315,8 @@ class Sandbox:
     def terminate(self) -> None:
         """SIGTERM to the first process: without the engine, which starts a program for each signal, where the worker
         sees the host's processes. Raises DaemonError."""
-        if self.end is None:
+        if not self._send(signal.SIGTERM):
             self.host.engine.kill(self.container_id, "SIGTERM")
-        else:
-            self._send(signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL through the engine, which ends a paused container as well; without it where it does not answer and
@@ -326,14 +324,16 @@ class Sandbox:
         try:
             self.host.engine.kill(self.container_id, "SIGKILL")
         except DaemonError:
-            if self.end is None:
+            if not self._send(signal.SIGKILL):
                 raise
-            self._send(signal.SIGKILL)
 
-    def _send(self, number: signal.Signals) -> None:
-        if self.end is not None:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.end, number)
+    def _send(self, number: signal.Signals) -> bool:
+        """Without the engine. False: the worker does not see the host's processes."""
+        if self.end is None:
+            return False
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.end, number)
+        return True
 
     def state(self) -> ContainerState:
         """The engine's word within seconds. Raises ContainerGone, DaemonError."""

@@ -126,7 +126,7 @@ class Gate:
             said = _SAID.fullmatch(os.read(self.ending, _SAID_BYTES).decode("ascii"))
         except (OSError, ValueError):
             return None
-        if not said or not self._end_mark or said["mark"] != self._end_mark:
+        if not said or said["mark"] != self._end_mark:
             return None
         return int(said["code"]), bool(said["told"])
 
